@@ -1,0 +1,34 @@
+"""mbdeploy: light CNNs from PyTorch to one INT8 ONNX file, with proof that it gives the same answers everywhere."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+#: The public names and where each one lives; nothing heavy is imported before a name is used.
+_PUBLIC = {
+    "ModelCard": "mbdeploy.card",
+    "Preprocess": "mbdeploy.card",
+    "bench": "mbdeploy.stages.bench",
+    "evaluate": "mbdeploy.stages.evaluate",
+    "export": "mbdeploy.stages.export",
+    "list_cards": "mbdeploy.card",
+    "load_card": "mbdeploy.card",
+    "open_dataset": "mbdeploy.data",
+    "quantize": "mbdeploy.stages.quantize",
+    "report": "mbdeploy.stages.report",
+    "run": "mbdeploy.pipeline",
+    "simplify": "mbdeploy.stages.simplify",
+    "verify": "mbdeploy.stages.verify",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,185 @@
+"""Files that stages make: temporary name, fsync, rename, sidecar last; digests, freshness, locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mbdeploy.errors import OutputError
+
+_TEMPORARY = ".mbdeploy-tmp"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file came to be: the stage, what it was told, what it read (sha256 by role), with which tools."""
+
+    stage: str
+    params: dict[str, Any]
+    parents: dict[str, str]
+    tools: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """The freshness key: sha256 of everything above. Equal keys mean the stage need not run again."""
+        plain = msgspec.json.encode(msgspec.to_builtins(self), order="deterministic")
+        return hashlib.sha256(plain).hexdigest()
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
+    """What lies beside ``NAME.onnx`` as ``NAME.onnx.json``: identity, provenance and the stage's record."""
+
+    file: str
+    sha256: str
+    size_bytes: int
+    key: str
+    provenance: Provenance
+    record: msgspec.Raw = msgspec.Raw(b"null")
+    schema_version: int = 1
+
+
+def digest_file(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_tools(*packages: str) -> dict[str, str]:
+    """Installed versions of these distributions and of mbdeploy, read without importing them."""
+    return {name: _read_version(name) for name in ("mbdeploy", *packages)}
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the sidecar of ``path`` lies: ``NAME.onnx.json`` beside ``NAME.onnx``."""
+    return path.with_name(path.name + ".json")
+
+
+def read_sidecar(path: Path) -> Sidecar | None:
+    """The sidecar of ``path``; None if there is none, or none that can be read: then nothing is fresh."""
+    try:
+        return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def is_fresh(path: Path, provenance: Provenance) -> bool:
+    """Whether ``path`` is what this stage would write again: same key, and the bytes its sidecar vouches for."""
+    sidecar = read_sidecar(path)
+    if sidecar is None or sidecar.key != provenance.key or not path.is_file():
+        return False
+    return path.stat().st_size == sidecar.size_bytes and digest_file(path) == sidecar.sha256
+
+
+@contextlib.contextmanager
+def writing(final: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``final``; on success it is fsynced and renamed, else it is removed.
+
+    Raises:
+        OutputError: the folder cannot be made or written, or the disk is full.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}{_TEMPORARY}")
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(final)
+        _sync_folder(final.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(final), str(final.parent)):
+            raise
+        raise _refuse_output(final, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(final: Path, data: bytes) -> None:
+    """Write ``data`` under its final name, whole or not at all."""
+    with writing(final) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(final: Path, value: Any) -> None:
+    """Write a struct or plain data as indented JSON, whole or not at all."""
+    write_bytes(final, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+
+
+def write_sidecar(path: Path, provenance: Provenance, record: Any) -> Sidecar:
+    """Vouch for ``path``, which has its final name already: write its sidecar, as the stage's last act."""
+    sidecar = Sidecar(
+        file=path.name,
+        sha256=digest_file(path),
+        size_bytes=path.stat().st_size,
+        key=provenance.key,
+        provenance=provenance,
+        record=msgspec.Raw(msgspec.json.encode(record)),
+    )
+    write_json(sidecar_path(path), sidecar)
+    return sidecar
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold ``folder`` for this process alone, and clear away what a killed one left half-written.
+
+    Raises:
+        OutputError: another process holds it, or it cannot be made or written.
+    """
+    import filelock
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
+        with lock:
+            for leftover in folder.rglob(f".*{_TEMPORARY}"):
+                leftover.unlink(missing_ok=True)
+            yield
+    except filelock.Timeout as error:
+        raise OutputError(
+            where=folder,
+            expected="an output folder that no other mbdeploy uses now",
+            found="a lock held by another process",
+            todo="wait for it to end, or choose another folder with --output",
+        ) from error
+    except OSError as error:
+        if isinstance(error, OutputError) or error.filename not in (str(folder), str(folder / ".lock")):
+            raise
+        raise _refuse_output(folder, error) from error
+
+
+def _read_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _refuse_output(path: Path, error: OSError) -> OutputError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return OutputError(
+        where=path,
+        expected="room to write" if full else "a place that can be written",
+        found=(error.strerror or str(error)).lower(),
+        todo="free some space there" if full else "choose another place with --output",
+    )

@@ -1,0 +1,190 @@
+"""Model cards: what is declared about a network (never what was measured), read from TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mbdeploy import assets
+from mbdeploy.errors import CardError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How an image becomes an input tensor: NCHW float32, ``(pixel - mean) / std``, pixels 0..255.
+
+    Rules: 1. the image is converted to RGB (or to grey if ``channels`` is 1), upright. 2. Its short
+    side is resized to ``resize`` pixels (None: the image is squeezed to ``size`` x ``size``).
+    3. The centre ``size`` x ``size`` is cut out. 4. ``mean`` and ``std`` are per channel, in the
+    order of ``color``, in pixel units 0..255.
+    """
+
+    size: int
+    resize: int | None = None
+    interpolation: Interpolation = "bilinear"
+    channels: Literal[1, 3] = 3
+    color: Literal["RGB", "BGR"] = "RGB"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (255.0, 255.0, 255.0)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 8192:
+            raise ValueError(f"size must lie in 1..8192 pixels, not {self.size}")
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize ({self.resize}) must not be below size ({self.size})")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise ValueError(f"{name} needs one number per channel ({self.channels})")
+        if not all(s > 0 for s in self.std):
+            raise ValueError("std must be above 0 in every channel")
+
+
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the weights come from: a ``seed``, a ``file``, or a ``package`` that carries the file.
+
+    Rules: 1. exactly one source. 2. ``file`` (relative to the card, or inside the package's folder)
+    comes with its sha256. 3. Seeded weights carry no accuracy, and every report says so.
+    """
+
+    seed: int | None = None
+    file: str | None = None
+    package: str | None = None
+    sha256: str | None = None
+    licence: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.seed is None) == (self.file is None):
+            raise ValueError("weights need exactly one of seed and file")
+        if self.file is not None and self.sha256 is None:
+            raise ValueError("a weights file needs its sha256")
+
+    @property
+    def trained(self) -> bool:
+        """Whether accuracy may be claimed for a network with these weights."""
+        return self.seed is None
+
+
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the classes are called: a name list in ``models/labels/`` and whether class 0 is background."""
+
+    names: str | None = None
+    background: bool = False
+
+
+class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The quantization this card asks for; the command line's options override it."""
+
+    recipe: str = "portable"
+    calibration: str = "photos"
+    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+    num_calibration_samples: int = 128
+
+
+class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What must hold for the card to pass; set from measurement, then frozen.
+
+    ``export_max_abs`` and ``simplify_max_abs`` are absolute logit differences; ``int8_sqnr_db`` and
+    ``int8_top1_agreement`` (0..1) are against the golden outputs; ``int8_exact_gap_db`` bounds how
+    far the run as executed may fall below the exact one; ``latency_ratio`` is INT8 CPU time over
+    optimised FP32 (None: not gated, because it depends on the host).
+    """
+
+    export_max_abs: float = 1e-4
+    simplify_max_abs: float = 1e-4
+    int8_sqnr_db: float = 10.0
+    int8_top1_agreement: float = 0.0
+    int8_exact_gap_db: float = 0.1
+    latency_ratio: float | None = None
+
+
+class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One network as it is to be deployed: architecture, weights, preprocessing, recipe, budgets.
+
+    Rules: 1. exactly one of ``net`` (a row of ``mbdeploy.nets``) and ``factory``
+    (``"pkg.mod:fn"``, which runs only with trust). 2. ``args`` go to the builder as keywords.
+    """
+
+    name: str
+    summary: str
+    task: Literal["classify", "segment"] = "classify"
+    net: str | None = None
+    factory: str | None = None
+    args: dict[str, Any] = {}
+    weights: Weights
+    preprocess: Preprocess
+    labels: Labels = Labels()
+    quantization: Quantization = Quantization()
+    budgets: Budgets = Budgets()
+    source: str = ""
+    licence: str = ""
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.net is None) == (self.factory is None):
+            raise ValueError("a card names exactly one of net and factory")
+
+
+def load_card(name: str | Path) -> ModelCard:
+    """Read a card by its name (``models/NAME.toml``) or by the path of a TOML file.
+
+    Raises:
+        CardError: no such card, unreadable TOML, an unknown or missing key (file and key named).
+    """
+    path = _find(name)
+    try:
+        card = msgspec.toml.decode(path.read_bytes(), type=ModelCard)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CardError(
+            where=path,
+            expected="a model card as docs/cards.md describes it",
+            found=str(error),
+            todo="correct that key",
+        ) from error
+    except OSError as error:
+        raise CardError(
+            where=path,
+            expected="a readable model card",
+            found=error.strerror or str(error),
+            todo="check the path and its permissions",
+        ) from error
+    return msgspec.structs.replace(card, path=str(path))
+
+
+def list_cards() -> list[ModelCard]:
+    """All cards that ship with mbdeploy or lie on ``$MBDEPLOY_PATH``, by name."""
+    return [load_card(path) for path in assets.list_assets("models", ".toml")]
+
+
+def card_digest(card: ModelCard) -> dict[str, Any]:
+    """The card as plain data without its place on disk: what freshness keys and metadata hold."""
+    plain: dict[str, Any] = msgspec.to_builtins(card)
+    plain.pop("path")
+    return plain
+
+
+def _find(name: str | Path) -> Path:
+    text = str(name)
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text)
+        if path.is_file():
+            return path
+        raise CardError(
+            where=text,
+            expected="a model card file",
+            found="no such file",
+            todo="check the path, or see `mbdeploy list`",
+        )
+    found = assets.find_asset("models", f"{text}.toml")
+    if found is None:
+        known = ", ".join(path.stem for path in assets.list_assets("models", ".toml"))
+        raise CardError(
+            where=text,
+            expected=f"a card's name ({known})",
+            found="no such card",
+            todo="see `mbdeploy list`, or give the path of a .toml or .onnx file",
+        )
+    return found

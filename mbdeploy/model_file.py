@@ -1,0 +1,160 @@
+"""ONNX files as files: read them without native code, refuse what is none, and keep what we know in their metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mbdeploy.artifact import digest_file
+from mbdeploy.card import Preprocess
+from mbdeploy.errors import ModelError
+from mbdeploy.results import ModelRef
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Beginnings of files that are often found under an ``.onnx`` name, and what to do about each.
+_IMPOSTORS = (
+    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
+    (b"<!doctype html", "an HTML page", "download the file itself, not the page that shows it"),
+    (b"<html", "an HTML page", "download the file itself, not the page that shows it"),
+    (b"pk\x03\x04", "a zip archive (a PyTorch file?)", "export it to ONNX first: `mbdeploy export`"),
+    (b"\x80\x02", "a Python pickle", "export it to ONNX first: `mbdeploy export`"),
+)
+_MAX_BYTES = 2 << 30
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """The one image input (NCHW float32; None where an axis is dynamic) and the outputs of a vision model."""
+
+    input: str
+    shape: tuple[int | None, int | None, int | None, int | None]
+    outputs: tuple[str, ...]
+
+    @property
+    def batch(self) -> int | None:
+        """The batch size the file is fixed to, or None if it is dynamic."""
+        return self.shape[0]
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file (protobuf only: no checker, no shape inference).
+
+    Raises:
+        ModelError: missing, empty, too large, truncated, or something else under an ONNX name.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = path.stat().st_size
+        if size > _MAX_BYTES:
+            raise _refuse(path, f"{size} bytes, above protobuf's 2 GiB", "store its weights as external data")
+        data = path.read_bytes()
+    except OSError as error:
+        raise _refuse(path, (error.strerror or str(error)).lower(), "check the path and its permissions") from error
+    if not data:
+        raise _refuse(path, "an empty file", "copy or download it again")
+    head = data[:64].lstrip().lower()
+    for beginning, found, todo in _IMPOSTORS:
+        if head.startswith(beginning):
+            raise _refuse(path, found, todo)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise _refuse(path, "bytes that do not parse (truncated or random)", "copy or download it again") from error
+    if not model.graph.node or not model.opset_import:
+        raise _refuse(path, "no graph with operators in it", "check that this is the file you meant")
+    return model
+
+
+def read_signature(model: onnx.ModelProto, where: object = "") -> Signature:
+    """The model's image input and its outputs.
+
+    Raises:
+        ModelError: no or several inputs, not float32, or not four axes (NCHW).
+    """
+    import onnx
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        found = f"{len(inputs)} inputs ({', '.join(value.name for value in inputs[:4])})"
+        raise ModelError(
+            where=where,
+            expected="one image input",
+            found=found,
+            todo="cut the graph so that it has one, or fold the others into constants",
+        )
+    kind = inputs[0].type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        raise ModelError(
+            where=where,
+            expected="a float32 input",
+            found=f"{onnx.TensorProto.DataType.Name(kind.elem_type).lower()} in {inputs[0].name!r}",
+            todo="export the model in float32; mbdeploy makes the other precisions",
+        )
+    shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim)
+    if len(shape) != 4 or shape[0] == 0:
+        raise ModelError(
+            where=where,
+            expected="an input of four axes (batch, channels, height, width)",
+            found=f"{list(shape)} in {inputs[0].name!r}",
+            todo="export the model with NCHW images",
+        )
+    return Signature(
+        input=inputs[0].name,
+        shape=(shape[0], shape[1], shape[2], shape[3]),
+        outputs=tuple(value.name for value in model.graph.output),
+    )
+
+
+def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The file's ``metadata_props`` as a dict."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def write_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
+    """Set these ``metadata_props``, keep the others, and order all by key, so that equal content is equal bytes."""
+    merged = {**read_metadata(model), **entries}
+    del model.metadata_props[:]
+    for key in sorted(merged):
+        model.metadata_props.add(key=key, value=merged[key])
+
+
+def read_preprocess(model: onnx.ModelProto) -> Preprocess | None:
+    """The preprocessing that ``export`` wrote into the file, or None in a foreign one."""
+    text = read_metadata(model).get("mbdeploy.preprocess")
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Preprocess)
+    except msgspec.MsgspecError as error:
+        raise ModelError(
+            expected="preprocessing as mbdeploy writes it in `mbdeploy.preprocess`",
+            found=str(error),
+            todo="give --preprocess, which overrides it",
+        ) from error
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Serialise deterministically to ``path`` (wrap it in ``artifact.writing``)."""
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def describe_model(path: Path) -> ModelRef:
+    """Name, digest and size of a model file."""
+    return ModelRef(name=path.stem, path=str(path), sha256=digest_file(path), size_bytes=path.stat().st_size)
+
+
+def _refuse(path: Path, found: str, todo: str) -> ModelError:
+    return ModelError(where=path, expected="an ONNX model", found=found, todo=todo)
+
+
+def dump_json(value: Any) -> str:
+    """Compact JSON with sorted keys, as metadata values hold it."""
+    return msgspec.json.encode(value, order="sorted").decode()

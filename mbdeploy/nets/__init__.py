@@ -1,0 +1,68 @@
+"""The network zoo: a table from a net's name to the function that builds it, one architecture a file."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from mbdeploy.errors import CardError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY_POINTS = "mbdeploy.nets"
+
+NETS: dict[str, str] = {
+    "efficientnet": "mbdeploy.nets.efficientnet:efficientnet",
+    "mobilenet_v1": "mbdeploy.nets.mobilenet_v1:mobilenet_v1",
+    "mobilenet_v2": "mbdeploy.nets.mobilenet_v2:mobilenet_v2",
+}
+
+
+def build_net(name: str, **args: Any) -> nn.Module:
+    """Build the network of this name with freshly initialised weights.
+
+    ``name`` is a row of ``NETS``, or an installed entry point of the group ``mbdeploy.nets``, which
+    is looked for only when no row has the name. ``args`` are the builder's keywords.
+
+    Raises:
+        CardError: no such net, or an argument that its builder does not take (what exists is listed).
+    """
+    builder = _find_builder(name)
+    known = list(inspect.signature(builder).parameters)
+    unknown = sorted(set(args) - set(known))
+    if unknown:
+        raise CardError(
+            where=f"net {name}",
+            expected=f"arguments among {', '.join(known)}",
+            found=", ".join(unknown),
+            todo="correct the card's [args]",
+        )
+    try:
+        return builder(**args)
+    except (TypeError, ValueError) as error:
+        raise CardError(
+            where=f"net {name}",
+            expected="arguments that its builder accepts",
+            found=f"{args} ({error})",
+            todo="correct the card's [args]",
+        ) from error
+
+
+def _find_builder(name: str) -> Callable[..., nn.Module]:
+    if name in NETS:
+        module, _, function = NETS[name].partition(":")
+        builder: Callable[..., nn.Module] = getattr(import_module(module), function)
+        return builder
+    plugged = {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
+    if name in plugged:
+        loaded: Callable[..., nn.Module] = plugged[name].load()
+        return loaded
+    raise CardError(
+        where=f"net {name}",
+        expected=f"one of {', '.join(sorted([*NETS, *plugged]))}",
+        found="no such net",
+        todo="correct the card's `net`",
+    )

@@ -1,0 +1,224 @@
+"""What is saved: hosts, parity, latency and evaluation as raw facts; everything else is derived when it is shown."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+Mode = Literal["executed", "exact"]
+"""``executed``: the session as a user would open it. ``exact``: graph optimisation off, so that Q/DQ
+pairs run in float and nothing can saturate. The difference between the two is saturation."""
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """Where something ran. ``isa`` holds int8-relevant instruction sets only (avx2, avx512_vnni, asimddp …)."""
+
+    machine: str
+    system: str
+    cpu: str
+    isa: tuple[str, ...]
+    cores: int
+    affinity: int
+    cgroup_cores: float | None
+    memory_bytes: int
+    versions: dict[str, str]
+    providers: tuple[str, ...]
+    emulator: str | None = None
+
+
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
+    """A model file as it was when it was used."""
+
+    name: str
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+class Metrics(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an output is from its reference, over ``images`` images and ``elements`` numbers.
+
+    ``sqnr_db`` is 10·log10(Σ ref² / Σ (ref − out)²), +inf if equal; ``top1_agreement`` lies in 0..1 (per
+    pixel for segmentation), None where the output has no class axis; ``max_lsb`` is the largest
+    distance in steps of the INT8 output scale, None where there is none. ``degenerate`` says why no
+    number here may be believed (non-finite, empty, shape mismatch, constant); every gate then fails.
+    """
+
+    images: int
+    elements: int
+    max_abs: float
+    sqnr_db: float
+    cosine: float
+    top1_agreement: float | None = None
+    max_lsb: float | None = None
+    degenerate: str | None = None
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One gate: a metric, its bound, and whether it holds. ``passed=None`` is inconclusive."""
+
+    name: str
+    subject: str
+    value: float
+    bound: float
+    comparison: Literal[">=", "<="]
+    passed: bool | None
+    note: str = ""
+
+
+class Placement(msgspec.Struct, frozen=True, kw_only=True):
+    """How many nodes of the session's optimised graph each execution provider ran, and which operators are in it."""
+
+    nodes: dict[str, int]
+    operators: dict[str, int]
+
+
+class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One variant on one provider in one mode, one output, against the reference."""
+
+    model: ModelRef
+    provider: str
+    mode: Mode
+    output: str
+    metrics: Metrics
+    placement: Placement
+    session: dict[str, Any]
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Every variant against one reference, with the gates that were asked for."""
+
+    reference: str
+    rows: tuple[ParityRow, ...]
+    checks: tuple[Check, ...]
+    hosts: dict[str, Host]
+    schema_version: int = SCHEMA_VERSION
+
+
+class Series(msgspec.Struct, frozen=True, kw_only=True):
+    """Raw times of one model on one provider, in nanoseconds, in the order in which they were taken.
+
+    ``wall_ns[i]`` and ``cpu_ns[i]`` are one inference of ``batch_size`` images; index i of two series of
+    the same BenchRun belongs to the same pair. ``load_ns`` is session creation, ``first_ns`` the first
+    inference, ``peak_bytes`` the peak resident memory of a fresh process that ran only this model, with
+    ``base_bytes`` of it there before the model was loaded.
+    """
+
+    model: ModelRef
+    provider: str
+    wall_ns: tuple[int, ...]
+    cpu_ns: tuple[int, ...]
+    load_ns: int
+    first_ns: int
+    warmup_ns: tuple[int, ...]
+    peak_bytes: int
+    base_bytes: int
+    placement: Placement
+    session: dict[str, Any]
+
+
+class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One interleaved run: series 0 is the baseline, the last one its A/A control (the baseline again)."""
+
+    provider: str
+    threads: int
+    batch_size: int
+    series: tuple[Series, ...]
+    control: Series
+    host: Host
+    schema_version: int = SCHEMA_VERSION
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """One image's label and the classes a model ranks highest (best first)."""
+
+    name: str
+    label: int | None
+    top: tuple[int, ...]
+
+
+class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
+    """One model over a labelled data set: every prediction, so that any accuracy can be derived again."""
+
+    model: ModelRef
+    provider: str
+    predictions: tuple[Prediction, ...]
+    placement: Placement
+
+
+class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
+    """Labelled data × variants. ``metrics`` compares each later model's logits with the first one's."""
+
+    data: str
+    data_digest: str
+    classes: int
+    background: bool
+    models: tuple[Evaluated, ...]
+    metrics: tuple[Metrics, ...]
+    host: Host
+    schema_version: int = SCHEMA_VERSION
+
+
+class Rewrite(msgspec.Struct, frozen=True, kw_only=True):
+    """One graph rewrite that changed something: how many times, and on which nodes."""
+
+    name: str
+    count: int
+    nodes: tuple[str, ...]
+
+
+class ExportRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What an export did; ``max_abs`` is torch against ONNX Runtime over ``images`` golden images."""
+
+    exporter: str
+    opset: int
+    images: int
+    max_abs: float
+    torch_export_s: float
+    trained: bool
+    golden_sha256: str
+
+
+class SimplifyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a simplification did; ``onnxsim`` is its child's verdict, ``attempt`` the way of calling it that was right."""
+
+    onnxsim: str
+    attempt: str
+    detail: str
+    rewrites: tuple[Rewrite, ...]
+    operators_before: dict[str, int]
+    operators_after: dict[str, int]
+    max_abs: float
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One quantized Conv or Gemm. ``growth`` is pair-safe over plain scale (mean and largest over channels);
+    ``clipping`` the share of its output channels whose plain scales could saturate in int16 on AVX2."""
+
+    node: str
+    operator: str
+    weight: str
+    depthwise: bool
+    input_range: tuple[float, float]
+    output_range: tuple[float, float]
+    weight_scale: tuple[float, float]
+    growth_mean: float
+    growth_max: float
+    clipping: float
+
+
+class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why."""
+
+    recipe: str
+    method: str
+    samples: int
+    data: str
+    data_digest: str
+    layers: tuple[LayerRecord, ...]
+    float_nodes: dict[str, str]
+    operators: dict[str, int]
+    cpu_s: float
+    peak_bytes: int
