@@ -1,0 +1,217 @@
+"""Place Q/DQ pairs with ONNX Runtime's own quantizer, from scales that we computed."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.shape_inference
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from mbdeploy.quant.layers import Layer, find_layers
+from mbdeploy.quant.ranges import ActivationScale
+from mbdeploy.quant.recipes import Recipe
+
+#: Operators with an int8 kernel in ONNX Runtime's CPU provider, or that pass int8 through unchanged.
+QUANTIZED_OPERATORS = (
+    "Conv Gemm MatMul Add Mul Concat Clip Relu LeakyRelu Sigmoid GlobalAveragePool AveragePool MaxPool "
+    "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Resize Pad"
+).split()
+_REMOVABLE = ("Clip", "Relu")
+_SHARES_INPUT_SCALE = "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split MaxPool AveragePool Resize".split()
+_FLOAT_REASONS = {
+    "HardSwish": "no int8 kernel in ONNX Runtime's CPU provider",
+    "HardSigmoid": "no int8 kernel in ONNX Runtime's CPU provider",
+    "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
+    "BatchNormalization": "not folded into a convolution; run `mbdeploy simplify` first",
+    "ReduceMean": "only global average pooling has an int8 kernel; run `mbdeploy simplify` first",
+    "Softmax": "kept in float: probabilities need more than 8 bits",
+}
+
+
+class Plan:
+    """Which nodes of a prepared model become int8, which tensors carry scales, and why the rest stays in float."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.layers = find_layers(model)
+        self.excluded: dict[str, str] = {}
+        weighted = {layer.node for layer in self.layers}
+        for node in model.graph.node:
+            if reason := _find_reason(model, node, weighted):
+                self.excluded[node.name] = reason
+        self.layers = [layer for layer in self.layers if layer.node not in self.excluded]
+        self.shares = _find_shared(model, self.excluded)
+        self.tensors = _find_tensors(model, self.excluded, self.shares)
+
+    def provider_of(self, tensor: str) -> str:
+        """The tensor whose scale this one takes over: itself, unless it is merged or only passed on."""
+        while tensor in self.shares:
+            tensor = self.shares[tensor]
+        return tensor
+
+
+def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that the quantizer can work on: named nodes, constants as initializers, no shared weight or bias.
+
+    Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases.
+    """
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    graph = prepared.graph
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in constants:
+        tensor = graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        graph.node.remove(node)
+    taken: Counter[str] = Counter(node.name for node in graph.node)
+    for position, node in enumerate(graph.node):
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.op_type}_{position}"
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    seen: Counter[str] = Counter()
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        for slot in (1, 2):
+            name = node.input[slot] if len(node.input) > slot else ""
+            if name not in initializers:
+                continue
+            seen[name] += 1
+            if seen[name] > 1:
+                copy = graph.initializer.add()
+                copy.CopyFrom(initializers[name])
+                copy.name = node.input[slot] = f"{name}_{seen[name]}"
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(prepared)
+    return inferred
+
+
+def place_qdq(
+    plan: Plan,
+    recipe: Recipe,
+    activations: Mapping[str, ActivationScale],
+    weights: Mapping[str, NDArray[np.float32]],
+) -> onnx.ModelProto:
+    """The model with Q/DQ pairs. ``activations`` is by tensor; ``weights`` the scales per channel, by weight."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import TensorData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    activation_type = QuantType.QInt8 if recipe.signed_activations else QuantType.QUInt8
+    weight_type = QuantType.QInt8 if recipe.signed_weights else QuantType.QUInt8
+    weight_zero = np.array(0, np.int8) if recipe.signed_weights else np.array(128, np.uint8)
+    axes = {layer.weight: layer.channel_axis for layer in plan.layers}
+    overrides: dict[str, list[dict[str, Any]]] = {
+        name: [
+            {"axis": axes[name], "scale": scale, "zero_point": weight_zero, "quant_type": weight_type}
+            for scale in np.asarray(scales, np.float32)
+        ]
+        for name, scales in weights.items()
+    }
+    zero_type = np.int8 if recipe.signed_activations else np.uint8
+    ranges = {}
+    for tensor, chosen in activations.items():
+        overrides[tensor] = [
+            {"scale": np.array(chosen.scale, np.float32), "zero_point": np.array(chosen.zero_point, zero_type)}
+        ]
+        ranges[tensor] = TensorData(lowest=np.float32(chosen.low), highest=np.float32(chosen.high))
+    quantizer = QDQQuantizer(
+        plan.model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=weight_type,
+        activation_qType=activation_type,
+        tensors_range=ranges,
+        nodes_to_quantize=[],
+        nodes_to_exclude=list(plan.excluded),
+        op_types_to_quantize=QUANTIZED_OPERATORS,
+        extra_options={
+            "TensorQuantOverrides": overrides,
+            "ActivationSymmetric": recipe.signed_activations,
+            "WeightSymmetric": True,
+            "QDQDisableWeightAdjustForInt32Bias": True,  # settle_scales has seen to it
+        },
+    )
+    quiet = logging.getLogger()
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        placed: onnx.ModelProto = quantizer.quantize_model()
+    finally:
+        quiet.setLevel(level)
+    return placed
+
+
+def round_weights(
+    weight: NDArray[np.float32], scales: NDArray[np.float32], layer: Layer, recipe: Recipe
+) -> NDArray[np.int32]:
+    """The integers that ``place_qdq`` will store for a weight, zero point taken off, in the weight's own shape."""
+    shape = [1] * weight.ndim
+    shape[layer.channel_axis] = -1
+    limits = (-128, 127)
+    rounded = np.clip(np.rint(weight / scales.reshape(shape)), *limits)
+    return np.asarray(rounded, np.int32)
+
+
+def _find_reason(model: onnx.ModelProto, node: onnx.NodeProto, weighted: set[str]) -> str:
+    """Why a node stays in float; an empty string if it does not."""
+    if node.op_type in ("Conv", "Gemm", "MatMul") and node.name not in weighted:
+        return "its weight is no constant of float32"
+    if node.op_type == "Clip" and not _clip_holds_zero(model, node):
+        return "its range leaves out zero, or is not constant, so that it cannot merge into a scale"
+    if node.op_type not in QUANTIZED_OPERATORS:
+        return _FLOAT_REASONS.get(node.op_type, f"{node.op_type} is not among the operators quantized")
+    return ""
+
+
+def _clip_holds_zero(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    bounds = [-np.inf, np.inf]
+    for slot in (1, 2):
+        name = node.input[slot] if len(node.input) > slot else ""
+        if name and name not in values:
+            return False
+        if name:
+            bounds[slot - 1] = float(numpy_helper.to_array(values[name]))
+    return bounds[0] <= 0 <= bounds[1]
+
+
+def _find_shared(model: onnx.ModelProto, excluded: Mapping[str, str]) -> dict[str, str]:
+    """Tensors that take another one's scale: inputs of a Clip or Relu that will be merged, and passed-on int8."""
+    consumers = Counter(name for node in model.graph.node for name in node.input)
+    fixed = {value.name for value in (*model.graph.input, *model.graph.output)}
+    shares = {}
+    for node in model.graph.node:
+        if node.name in excluded:
+            continue
+        if node.op_type in _REMOVABLE and consumers[node.input[0]] == 1 and node.input[0] not in fixed:
+            shares[node.input[0]] = node.output[0]
+        elif node.op_type in _SHARES_INPUT_SCALE:
+            for output in node.output:
+                shares.setdefault(output, node.input[0])
+    return shares
+
+
+def _find_tensors(model: onnx.ModelProto, excluded: Mapping[str, str], shares: Mapping[str, str]) -> list[str]:
+    """Every activation that a quantized node reads or writes and that has a scale of its own."""
+    constants = {tensor.name for tensor in model.graph.initializer} | {""}
+    floats = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    }
+    found: dict[str, None] = {}
+    for node in model.graph.node:
+        if node.name in excluded:
+            continue
+        data_inputs = node.input if node.op_type in ("Add", "Mul", "Concat", "MatMul") else node.input[:1]
+        for tensor in (*data_inputs, *node.output):
+            if tensor in floats and tensor not in constants and tensor not in shares:
+                found[tensor] = None
+    return list(found)
