@@ -1,0 +1,19 @@
+"""Users' images become preprocessed batches: for calibration, golden inputs and evaluation."""
+
+from mbdeploy.data.batches import Batch, load_arrays, load_batches
+from mbdeploy.data.images import prepare_image
+from mbdeploy.data.presets import load_labels, resolve_preprocess
+from mbdeploy.data.samples import Dataset, Sample
+from mbdeploy.data.sources import open_dataset
+
+__all__ = [
+    "Batch",
+    "Dataset",
+    "Sample",
+    "load_arrays",
+    "load_batches",
+    "load_labels",
+    "open_dataset",
+    "prepare_image",
+    "resolve_preprocess",
+]

@@ -1,0 +1,92 @@
+"""From the user's word for some data to a data set: which reader it is for, and what must hold after."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from mbdeploy import assets
+from mbdeploy.data.arrays import list_rows
+from mbdeploy.data.layouts import list_csv, list_folder
+from mbdeploy.data.manifests import list_manifest, read_manifest
+from mbdeploy.data.samples import Dataset, Sample, take_samples
+from mbdeploy.errors import DataError
+
+_KINDS = "a folder of images, a .csv, .npz, .npy or .toml file, or the name of a manifest"
+
+
+def open_dataset(
+    source: str | Path,
+    *,
+    split: str | None = None,
+    labelled: bool = False,
+    classes: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    card_dir: Path | None = None,
+) -> Dataset:
+    """List the samples of a source; images and rows are not decoded yet.
+
+    Rules: 1. a bare word that names a manifest (``calibration/WORD.toml``) is that manifest; a folder
+    of the same name is written ``./WORD``. 2. Another source is a path, looked up below ``card_dir``
+    first if that is given (the folder of the card that names the source). 3. ``split`` chooses among
+    the splits of a manifest; sources without splits give the same samples for every split. 4. Without
+    ``labelled`` there are no labels, even where the source has some. 5. Labels lie in
+    0..``classes`` - 1, where ``classes`` is known; a background class of the model is not counted.
+    6. ``limit`` and ``seed`` choose as :func:`take_samples` says. 7. The order is that of the names.
+
+    Raises:
+        DataError: no such source, nothing in it, or something in it that cannot be used.
+        UsageError: a split that the manifest does not have; a limit below 1.
+        UnavailableError: a package that carries the files is not installed.
+    """
+    path = _find(source, card_dir)
+    name, licence = path.stem, ""
+    if path.is_dir():
+        name = path.resolve().name
+        samples = list_folder(path, labelled=labelled, classes=classes)
+    elif path.suffix.lower() == ".csv":
+        samples = list_csv(path, labelled=labelled)
+    elif path.suffix.lower() in (".npz", ".npy"):
+        samples = list_rows(path, labelled=labelled)
+    elif path.suffix.lower() == ".toml":
+        manifest = read_manifest(path)
+        name, licence = manifest.name, manifest.licence
+        samples = list_manifest(manifest, path, split, labelled=labelled)
+    else:
+        raise DataError(where=path, expected=_KINDS, found="another kind of file", todo="give one of these")
+    if labelled:
+        _check_labels(path, samples, classes)
+    chosen = take_samples(samples, limit, seed)
+    return Dataset(name=name, source=str(source), samples=chosen, licence=licence)
+
+
+def _find(source: str | Path, card_dir: Path | None) -> Path:
+    text = str(source)
+    manifests = {path.stem: path for path in assets.list_assets("calibration", ".toml")}
+    if text in manifests:
+        return manifests[text]
+    below_card = [card_dir / text] if card_dir is not None else []
+    for path in (*below_card, Path(text)):
+        with contextlib.suppress(OSError, ValueError):  # a name that is too long, a folder that is closed
+            if text and path.exists():
+                return path
+    raise DataError(
+        where=text,
+        expected=f"{_KINDS} ({', '.join(manifests)})",
+        found="nothing of that name",
+        todo="check the path or the name",
+    )
+
+
+def _check_labels(path: Path, samples: tuple[Sample, ...], classes: int | None) -> None:
+    for sample in samples:
+        label = sample.label
+        if label is None or label < 0 or (classes is not None and label >= classes):
+            bounds = f"0..{classes - 1}" if classes is not None else "0 or above"
+            raise DataError(
+                where=f"{path}: {sample.name}",
+                expected=f"a label in {bounds}",
+                found="no label" if label is None else str(label),
+                todo="correct the label, or give the data that belong to this model",
+            )
