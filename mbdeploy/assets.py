@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+_LONGEST_NAME = 200  # beyond about this, file systems answer with an error and not with "no such file"
 
 
 def asset_roots() -> list[Path]:
@@ -22,7 +23,7 @@ def asset_roots() -> list[Path]:
 
 def find_asset(folder: str, name: str) -> Path | None:
     """The first file ``folder/name`` on the asset roots, or None; ``name`` may not leave the folder."""
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if Path(name).is_absolute() or ".." in Path(name).parts or len(name) > _LONGEST_NAME:
         return None
     for root in asset_roots():
         path = root / folder / name

@@ -25,7 +25,8 @@ def plain_scales(view: Array) -> Floats:
 
     ``view`` is (channels, positions, input channels), as ``layers.view_reduction`` gives it.
     """
-    return np.abs(view.reshape(len(view), -1)).max(axis=1).astype(np.float64) / INT8_MAX
+    largest: Floats = np.abs(view.reshape(len(view), -1)).max(axis=1).astype(np.float64)
+    return largest / INT8_MAX
 
 
 def pair_safe_scales(view: Array) -> Floats:
@@ -39,7 +40,8 @@ def pair_safe_scales(view: Array) -> Floats:
         pair_sums(view.reshape(len(view), 1, -1)).max(axis=(1, 2)),
         pair_sums(view).max(axis=(1, 2)),
     )
-    return np.maximum(plain_scales(view), largest / PAIR_LIMIT)
+    safe: Floats = np.maximum(plain_scales(view), largest / PAIR_LIMIT)
+    return safe
 
 
 def pair_sums(view: NDArray[np.floating] | NDArray[np.integer]) -> Floats:

@@ -1,0 +1,121 @@
+"""What `quantize` costs beside onnxruntime's `quantize_static`: CPU time and peak memory of a whole fresh process.
+
+    python benchmarks/quantize_cost.py MODEL.onnx IMAGES --preprocess lite [--num-images 128] [--repeats 3]
+
+IMAGES is anything that `mbdeploy quantize --calibration` takes. Both tools get the same file, the same images
+through the same preprocessing, one thread; they run alternately, and each figure is the median over repeats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
+
+
+def quantize_with_ort(arguments: argparse.Namespace, output: Path) -> None:
+    """The peer, in this process: `quantize_static` at its documented per-channel U8S8 QDQ setting."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    from mbdeploy import data
+
+    graph_input = onnx.load(arguments.model).graph.input[0]
+    size = graph_input.type.tensor_type.shape.dim[2].dim_value
+    images = data.open_dataset(arguments.images, split="calibrate", limit=arguments.num_images)
+    preprocess = data.resolve_preprocess(arguments.preprocess, size=size, channels=3)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches = data.load_batches(images, preprocess, batch_size=1)
+
+        def get_next(self) -> dict[str, object] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {graph_input.name: batch.inputs}
+
+    quantize_static(
+        arguments.model,
+        str(output),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod[METHODS[arguments.method]],
+    )
+
+
+def measure_process(argv: list[str]) -> tuple[float, int]:
+    """CPU seconds (user and system, children included) and peak resident bytes of the process or its largest child."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise SystemExit(f"{' '.join(argv)} failed")
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def measure_ours(argv: list[str]) -> tuple[float, int]:
+    """The same for a command whose work is done in a child of its own: a wrapper adds up both."""
+    wrapper = (
+        "import json, resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
+        "u = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([u.ru_utime + u.ru_stime, u.ru_maxrss * 1024]))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", wrapper, *argv], check=True, capture_output=True, text=True)
+    seconds, peak = json.loads(answer.stdout)
+    return seconds, peak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("images")
+    parser.add_argument("--preprocess", required=True)
+    parser.add_argument("--num-images", type=int, default=128)
+    parser.add_argument("--method", choices=METHODS, default="minmax")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ours-only", action="store_true", help="for the growth of memory with the number of images")
+    parser.add_argument("--peer-output", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peer_output:
+        quantize_with_ort(arguments, Path(arguments.peer_output))
+        return
+    common = ["--preprocess", arguments.preprocess]
+    taken: dict[str, list[tuple[float, int]]] = {"mbdeploy": [], "quantize_static": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for repeat in range(arguments.repeats):
+            ours = [sys.executable, "-m", "mbdeploy.cli", "quantize", arguments.model, *common]
+            ours += ["--calibration", arguments.images, "--num-calibration-samples", str(arguments.num_images)]
+            ours += ["--calibration-method", arguments.method, "-o", f"{folder}/ours-{repeat}.onnx"]
+            taken["mbdeploy"].append(measure_ours(ours))
+            if arguments.ours_only:
+                continue
+            peer = [sys.executable, __file__, arguments.model, arguments.images, *common, "--method", arguments.method]
+            peer += ["--num-images", str(arguments.num_images), "--peer-output", f"{folder}/peer-{repeat}.onnx"]
+            taken["quantize_static"].append(measure_process(peer))
+    rows = {
+        name: {
+            "cpu_s": round(statistics.median(seconds for seconds, _ in runs), 2),
+            "peak_mb": round(statistics.median(peak for _, peak in runs) / 1e6),
+        }
+        for name, runs in taken.items()
+        if runs
+    }
+    if not arguments.ours_only:
+        rows["ratio"] = {
+            key: round(rows["mbdeploy"][key] / rows["quantize_static"][key], 3) for key in ("cpu_s", "peak_mb")
+        }
+    settings = {key: getattr(arguments, key) for key in ("method", "num_images", "repeats")}
+    print(json.dumps({"model": Path(arguments.model).name, **settings, **rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
