@@ -23,7 +23,13 @@ METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 def quantize_with_ort(arguments: argparse.Namespace, output: Path) -> None:
     """The peer, in this process: `quantize_static` at its documented per-channel U8S8 QDQ setting."""
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     from mbdeploy import data
 

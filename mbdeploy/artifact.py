@@ -16,6 +16,9 @@ import msgspec
 from mbdeploy.errors import OutputError
 
 _TEMPORARY = ".mbdeploy-tmp"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: What a write says that names no file (``write`` and ``fsync`` know only a handle).
+_WRITE_FAILED = (*_DISK_FULL, errno.EIO, errno.EROFS)
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,16 +91,17 @@ def writing(final: Path) -> Iterator[Path]:
         OutputError: the folder cannot be made or written, or the disk is full.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}{_TEMPORARY}")
+    _make_folder(final.parent, final)
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(final)
         _sync_folder(final.parent)
     except OSError as error:
-        if error.filename not in (None, str(temporary), str(final), str(final.parent)):
-            raise
+        named = error.filename in (str(temporary), str(final), str(final.parent))
+        if not named and (error.filename is not None or error.errno not in _WRITE_FAILED):
+            raise  # about something else that the body did
         raise _refuse_output(final, error) from error
     finally:
         with contextlib.suppress(OSError):
@@ -138,13 +142,10 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """
     import filelock
 
+    _make_folder(folder, folder)
+    lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock", timeout=wait_s)
-        with lock:
-            for leftover in folder.rglob(f".*{_TEMPORARY}"):
-                leftover.unlink(missing_ok=True)
-            yield
+        lock.acquire()
     except filelock.Timeout as error:
         raise OutputError(
             where=folder,
@@ -153,9 +154,20 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             todo="wait for it to end, or choose another folder with --output",
         ) from error
     except OSError as error:
-        if isinstance(error, OutputError) or error.filename not in (str(folder), str(folder / ".lock")):
-            raise
         raise _refuse_output(folder, error) from error
+    try:
+        for leftover in folder.rglob(f".*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _make_folder(folder: Path, where: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refuse_output(where, error) from error
 
 
 def _read_version(name: str) -> str:
@@ -176,7 +188,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _refuse_output(path: Path, error: OSError) -> OutputError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = error.errno in _DISK_FULL
     return OutputError(
         where=path,
         expected="room to write" if full else "a place that can be written",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import importlib
 import json
 import os
@@ -37,7 +38,9 @@ KEPT_ENVIRONMENT = frozenset(
     "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK COVERAGE_PROCESS_START".split()
 )
 _STDERR_TAIL_BYTES = 4000
+_POLL_S = 0.25
 _PR_SET_PDEATHSIG = 1
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Verdict(str, enum.Enum):
@@ -174,7 +177,7 @@ def watch_process(
             os.close(answer_write)
         try:
             _limit_process(process.pid, limits)
-            timed_out = _pump_lines(answer_read, started + limits.wall_s, on_line)
+            timed_out = _pump_lines(answer_read, process, started + limits.wall_s, on_line)
             if not timed_out:
                 try:
                     process.wait(timeout=max(0.1, started + limits.wall_s - time.monotonic()))
@@ -242,6 +245,11 @@ def answer_request(task: dict[str, Any]) -> None:
         send({"refused": "MemoryError"})
         sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            fields = {"expected": "room to write", "found": os.strerror(error.errno).lower()}
+            fields.update(where=str(error.filename or ""), todo="free some space there")
+            send({"error": "OutputError", "fields": fields})
+            return
         import traceback
 
         traceback.print_exc()
@@ -287,15 +295,25 @@ def _limit_process(pid: int, limits: Limits) -> None:
                 return  # it has ended already, or the sandbox forbids limits: the time limit still holds
 
 
-def _pump_lines(read_fd: int, deadline: float, on_line: Callable[[bytes], None]) -> bool:
-    """Hand over lines until the writer closes its end; True if the deadline came first."""
+def _pump_lines(
+    read_fd: int, process: subprocess.Popen[bytes], deadline: float, on_line: Callable[[bytes], None]
+) -> bool:
+    """Hand over lines until the writer closes its end or has ended; True if the deadline came first.
+
+    A process that the child forked and left may hold the pipe open: the child's own end is the end.
+    """
     pending = b""
     with selectors.DefaultSelector() as selector:
         selector.register(read_fd, selectors.EVENT_READ)
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not selector.select(left):
+            if left <= 0:
                 return True
+            has_ended = process.poll() is not None  # asked first, so that nothing written before is missed
+            if not selector.select(0 if has_ended else min(left, _POLL_S)):
+                if has_ended:
+                    return False
+                continue
             chunk = os.read(read_fd, 1 << 16)
             if not chunk:
                 return False

@@ -69,10 +69,14 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """How many nodes of the session's optimised graph each execution provider ran, and which operators are in it."""
+    """How many nodes of the session's optimised graph each execution provider ran, and which operators are in it.
+
+    ``elsewhere`` lists, as "operator name", the nodes that ran on another provider than the one asked for.
+    """
 
     nodes: dict[str, int]
     operators: dict[str, int]
+    elsewhere: tuple[str, ...] = ()
 
 
 class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +186,7 @@ class ExportRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimplifyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simplification did; ``onnxsim`` is its child's verdict, ``attempt`` the way of calling it that was right."""
+    """What a simplification did; ``onnxsim`` is its child's verdict, ``attempt`` the way of calling that was right."""
 
     onnxsim: str
     attempt: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -210,13 +209,3 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> tupl
     """Pixels before and after one axis so that ceil(size / stride) remain; the odd one goes after."""
     total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
     return total // 2, total - total // 2
-
-
-def sequence(*modules: nn.Module) -> nn.Sequential:
-    """Modules one after the other, Identities left out."""
-    return nn.Sequential(*(module for module in modules if not isinstance(module, nn.Identity)))
-
-
-def concatenate(maps: Sequence[Tensor]) -> Tensor:
-    """Maps of one height and width, channel after channel."""
-    return torch.cat(list(maps), dim=1)

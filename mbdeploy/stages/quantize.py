@@ -12,7 +12,6 @@ from mbdeploy.errors import ModelError, StepError
 from mbdeploy.isolate import Limits, Progress, Verdict, ignore_progress, run_step
 from mbdeploy.results import QuantizeRecord
 
-
 _QUANTIZE_STEP = "mbdeploy.stages.quantize_job:quantize_model"
 
 

@@ -35,10 +35,10 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     model = model_file.load_model(source)
     signature = model_file.read_signature(model, source)
     _refuse_unsuitable(model, source)
-    preprocess = choose_preprocess(model, request["preprocess"], signature, source)
     images = data.open_dataset(
         request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"]
     )
+    preprocess = _choose_preprocess(model, request["preprocess"], signature, images, source)
     prepared = qdq.prepare_model(model)
     nodes = qdq.Plan(prepared)
     if not nodes.layers:
