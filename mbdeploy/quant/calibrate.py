@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
 from mbdeploy.errors import DataError, ModelError
+from mbdeploy.quant.bias import MeanObserver
 from mbdeploy.quant.observers import HistogramObserver, RangeObserver
+from mbdeploy.quant.pairsafe import Floats
 from mbdeploy.quant.ranges import Range, choose_range
 
 Batch = NDArray[np.float32]
 OnImage = Callable[[str, int], None]
 
 
+class Calibration(msgspec.Struct, frozen=True):
+    """The range of every tensor that carries a scale, and the mean of each channel of every layer input."""
+
+    ranges: dict[str, Range]
+    means: dict[str, Floats]
+
+
 def calibrate(
     model: onnx.ModelProto,
     tensors: Sequence[str],
+    layer_inputs: Sequence[str],
     method: str,
     read_images: Callable[[], Iterable[Batch]],
     *,
     threads: int,
     on_image: OnImage,
-) -> dict[str, Range]:
-    """The range of every tensor, over all images, by ``method``.
+) -> Calibration:
+    """The ranges of ``tensors`` by ``method`` and the channel means of ``layer_inputs``, over all images.
 
     ``read_images`` starts a new pass and yields batches (n, c, h, w) of any size. Memory holds one
     image's activations at most; minmax reads the images once, the histogram methods twice.
@@ -35,21 +46,20 @@ def calibrate(
     Raises:
         DataError: no image. ModelError: an activation is not finite, or the model does not run.
     """
-    observer = RangeObserver(tensors)
-    session, outputs = _open_observed(_add_extremes(model, tensors), threads)
-    images = 0
+    observer, averages = RangeObserver(tensors), MeanObserver()
+    session, outputs = _open_observed(_add_statistics(model, tensors, layer_inputs), threads)
     for image in _single_images(session, read_images()):
-        extremes = _run(session, outputs, image)
+        values = _run(session, outputs, image)
         for position, tensor in enumerate(tensors):
-            observer.update(tensor, float(extremes[2 * position]), float(extremes[2 * position + 1]))
-        images += 1
-        on_image("observing ranges", images)
-    if images == 0:
+            observer.update(tensor, float(values[2 * position]), float(values[2 * position + 1]))
+        averages.update({name: mean[0] for name, mean in zip(layer_inputs, values[2 * len(tensors) :], strict=True)})
+        on_image("observing ranges", averages.images)
+    if averages.images == 0:
         raise DataError(expected="calibration images", found="none", todo="give a folder with images in it")
     observed = {tensor: (observer.low[tensor], observer.high[tensor]) for tensor in tensors}
     _refuse_non_finite(observed)
     if method == "minmax":
-        return observed
+        return Calibration(observed, averages.read())
     del session
     histograms = HistogramObserver(observed)
     session, outputs = _open_observed(_add_outputs(model, tensors), threads)
@@ -60,7 +70,8 @@ def calibrate(
         if given in histograms.counts:
             histograms.update(given, image)
         on_image("counting values", count)
-    return {name: choose_range(method, observed[name], histograms.counts[name]) for name in tensors}
+    chosen = {name: choose_range(method, observed[name], histograms.counts[name]) for name in tensors}
+    return Calibration(chosen, averages.read())
 
 
 def _single_images(session: Any, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -72,18 +83,26 @@ def _single_images(session: Any, batches: Iterable[Batch]) -> Iterator[Batch]:
             yield np.repeat(image[np.newaxis], repeats, axis=0)
 
 
-def _add_extremes(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy of the model that puts out only the minimum and maximum of each tensor, in that order."""
+def _add_statistics(
+    model: onnx.ModelProto, tensors: Sequence[str], layer_inputs: Sequence[str]
+) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy that puts out the minimum and maximum of each tensor, then the channel means of each layer input."""
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     del observed.graph.output[:]
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    wanted = [(operator, tensor) for tensor in tensors for operator in ("ReduceMin", "ReduceMax")]
+    wanted += [("GlobalAveragePool" if ranks[name] > 2 else "Identity", name) for name in layer_inputs]
     outputs = []
-    for position, tensor in enumerate(tensors):
-        for operator in ("ReduceMin", "ReduceMax"):
-            name = f"mbdeploy_{operator}_{position}"
-            observed.graph.node.append(helper.make_node(operator, [tensor], [name], name=name, keepdims=0))
-            observed.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
-            outputs.append(name)
+    for position, (operator, tensor) in enumerate(wanted):
+        name = f"mbdeploy_{operator}_{position}"
+        options = {"keepdims": 0} if operator.startswith("Reduce") else {}
+        observed.graph.node.append(helper.make_node(operator, [tensor], [name], name=name, **options))
+        observed.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        outputs.append(name)
     return observed, outputs
 
 

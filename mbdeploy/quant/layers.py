@@ -40,7 +40,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
         if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
             continue
         attributes = {item.name: item.i for item in node.attribute if item.type == onnx.AttributeProto.INT}
-        if node.op_type == "Gemm" and attributes.get("transA", 0):
+        if node.op_type != "Conv" and (len(tensor.dims) != 2 or attributes.get("transA", 0)):
             continue
         bias = node.input[2] if len(node.input) > 2 and node.input[2] in weights else None
         layers.append(

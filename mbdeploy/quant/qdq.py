@@ -49,6 +49,10 @@ class Plan:
         self.shares = _find_shared(model, self.excluded)
         self.tensors = _find_tensors(model, self.excluded, self.shares)
 
+    def list_corrected_inputs(self) -> list[str]:
+        """Inputs of the layers that have a bias to correct, each once."""
+        return list(dict.fromkeys(layer.input for layer in self.layers if layer.bias is not None))
+
     def provider_of(self, tensor: str) -> str:
         """The tensor whose scale this one takes over: itself, unless it is merged or only passed on."""
         while tensor in self.shares:
@@ -59,7 +63,8 @@ class Plan:
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that the quantizer can work on: named nodes, constants as initializers, no shared weight or bias.
 
-    Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases.
+    Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases;
+    one without a bias gets zeros, which bias correction can move.
     """
     prepared = onnx.ModelProto()
     prepared.CopyFrom(model)
@@ -88,8 +93,25 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
                 copy = graph.initializer.add()
                 copy.CopyFrom(initializers[name])
                 copy.name = node.input[slot] = f"{name}_{seen[name]}"
+        if node.op_type == "Gemm":
+            _fold_factors(node, {tensor.name: tensor for tensor in graph.initializer})
+        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in initializers:
+            zeros = np.zeros(initializers[node.input[1]].dims[0], np.float32)
+            node.input.append(f"{node.name}_bias")
+            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(prepared)
     return inferred
+
+
+def _fold_factors(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> None:
+    """Multiply a Gemm's alpha into its weight and its beta into its bias, where these are constants."""
+    for factor, slot in (("alpha", 1), ("beta", 2)):
+        value = next((item.f for item in node.attribute if item.name == factor), 1.0)
+        tensor = initializers.get(node.input[slot]) if len(node.input) > slot else None
+        if value == 1.0 or tensor is None:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(value), tensor.name))
+        node.attribute.remove(next(item for item in node.attribute if item.name == factor))
 
 
 def place_qdq(
@@ -148,14 +170,11 @@ def place_qdq(
     return placed
 
 
-def round_weights(
-    weight: NDArray[np.float32], scales: NDArray[np.float32], layer: Layer, recipe: Recipe
-) -> NDArray[np.int32]:
+def round_weights(weight: NDArray[np.float32], scales: NDArray[np.float32], layer: Layer) -> NDArray[np.int32]:
     """The integers that ``place_qdq`` will store for a weight, zero point taken off, in the weight's own shape."""
     shape = [1] * weight.ndim
     shape[layer.channel_axis] = -1
-    limits = (-128, 127)
-    rounded = np.clip(np.rint(weight / scales.reshape(shape)), *limits)
+    rounded = np.clip(np.rint(weight / scales.reshape(shape)), -128, 127)
     return np.asarray(rounded, np.int32)
 
 

@@ -21,6 +21,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     ``weight_scales`` maps a layer's weights, as (channels, positions, input channels), to one scale
     above zero per output channel. Weights are always symmetric: int8 around 0, or uint8 around 128.
+    ``corrects_bias`` takes the mean rounding error of the weights off the bias (``quant/bias.py``).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     signed_activations: bool
     signed_weights: bool
     weight_scales: WeightScales
+    corrects_bias: bool = True
 
 
 def scale_plainly(view: Array, layer: Layer) -> Floats:
@@ -108,7 +110,7 @@ def settle_scales(scales: Floats, bias: NDArray[np.float32] | None, input_scale:
     """
     settled = np.where(scales > 0, scales, _DEAD_CHANNEL)
     if bias is not None:
-        settled = np.maximum(settled, np.abs(bias.astype(np.float64)) / (input_scale * _BIAS_LIMIT))
+        settled = np.maximum(settled, np.abs(bias.reshape(-1).astype(np.float64)) / (input_scale * _BIAS_LIMIT))
     smallest = float(np.finfo(np.float32).tiny)
     rounded: NDArray[np.float32] = np.maximum(settled, smallest).astype(np.float32)
     # Rounding to float32 may go down by half an ulp; a pair-safe scale must not.

@@ -17,7 +17,7 @@ from mbdeploy import data, model_file
 from mbdeploy.card import Preprocess
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress
-from mbdeploy.quant import calibrate, pairsafe, qdq, ranges
+from mbdeploy.quant import bias, calibrate, pairsafe, qdq, ranges
 from mbdeploy.quant.layers import Layer, read_weight, view_reduction
 from mbdeploy.quant.recipes import Recipe, find_recipe, settle_scales
 from mbdeploy.results import LayerRecord
@@ -57,14 +57,16 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     observed = calibrate.calibrate(
         prepared,
         nodes.tensors,
+        nodes.list_corrected_inputs(),
         request["method"],
         read_images,
         threads=request["threads"],
         on_image=lambda what, done: on_progress(what, done, len(images)),
     )
-    scales = {name: ranges.choose_scale(observed[name], signed=recipe.signed_activations) for name in nodes.tensors}
-    activations = {**scales, **{name: scales[source_] for name, source_ in _follow(nodes, scales)}}
+    activations = _scale_activations(nodes, recipe, observed.ranges)
     weights, layers = _scale_weights(prepared, nodes, recipe, activations)
+    if recipe.corrects_bias:
+        _correct_biases(prepared, nodes, recipe, weights, observed.means)
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
     _write_identity(placed, model, preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
@@ -104,6 +106,15 @@ def _choose_preprocess(
     return own
 
 
+def _scale_activations(
+    nodes: qdq.Plan, recipe: Recipe, observed: dict[str, ranges.Range]
+) -> dict[str, ranges.ActivationScale]:
+    """The scale of every tensor, those that take over another one's included."""
+    own = {name: ranges.choose_scale(observed[name], signed=recipe.signed_activations) for name in nodes.tensors}
+    shared = {name: own[nodes.provider_of(name)] for name in nodes.shares if nodes.provider_of(name) in own}
+    return {**own, **shared}
+
+
 def _scale_weights(
     model: onnx.ModelProto, nodes: qdq.Plan, recipe: Recipe, activations: dict[str, ranges.ActivationScale]
 ) -> tuple[dict[str, NDArray[np.float32]], list[LayerRecord]]:
@@ -112,23 +123,41 @@ def _scale_weights(
     for layer in nodes.layers:
         weight = read_weight(model, layer.weight)
         view = view_reduction(weight, layer)
-        bias = read_weight(model, layer.bias) if layer.bias else None
+        offsets = read_weight(model, layer.bias) if layer.bias else None
         input_scale = activations[layer.input].scale
-        weights[layer.weight] = settle_scales(recipe.weight_scales(view, layer), bias, input_scale)
-        records.append(_record_layer(layer, weight, weights[layer.weight], bias, activations))
+        weights[layer.weight] = settle_scales(recipe.weight_scales(view, layer), offsets, input_scale)
+        records.append(_record_layer(layer, weight, weights[layer.weight], offsets, activations))
     return weights, records
+
+
+def _correct_biases(
+    model: onnx.ModelProto,
+    nodes: qdq.Plan,
+    recipe: Recipe,
+    weights: dict[str, NDArray[np.float32]],
+    means: dict[str, NDArray[np.float64]],
+) -> None:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer in nodes.layers:
+        if layer.bias is None or layer.input not in means:
+            continue
+        weight, scales = read_weight(model, layer.weight), weights[layer.weight]
+        integers = view_reduction(qdq.round_weights(weight, scales, layer), layer)
+        shift = bias.predict_shift(view_reduction(weight, layer), integers, scales, means[layer.input])
+        corrected = numpy_helper.to_array(tensors[layer.bias]).astype(np.float64) - shift
+        tensors[layer.bias].CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), layer.bias))
 
 
 def _record_layer(
     layer: Layer,
     weight: NDArray[np.float32],
     scales: NDArray[np.float32],
-    bias: NDArray[np.float32] | None,
+    offsets: NDArray[np.float32] | None,
     activations: dict[str, ranges.ActivationScale],
 ) -> LayerRecord:
     view = view_reduction(weight, layer)
     before, after = activations[layer.input], activations[layer.output]
-    plain = settle_scales(pairsafe.plain_scales(view), bias, before.scale)
+    plain = settle_scales(pairsafe.plain_scales(view), offsets, before.scale)
     integers = np.clip(np.rint(view / plain[:, np.newaxis, np.newaxis]), -128, 127).astype(np.int32)
     clipping = 0.0 if layer.depthwise else float(pairsafe.find_clipping(integers).mean())
     growth = scales.astype(np.float64) / plain
@@ -144,13 +173,6 @@ def _record_layer(
         growth_max=float(growth.max()),
         clipping=clipping,
     )
-
-
-def _follow(nodes: qdq.Plan, scales: dict[str, ranges.ActivationScale]) -> Iterator[tuple[str, str]]:
-    for tensor in nodes.shares:
-        provider = nodes.provider_of(tensor)
-        if provider in scales:
-            yield tensor, provider
 
 
 def _fixed(shape: tuple[int | None, int | None, int | None]) -> tuple[int, int, int] | None:

@@ -167,6 +167,34 @@ def test_a_depthwise_channel_with_tiny_weights_does_not_overflow_its_bias(calibr
     assert np.abs(output[:, 1] - 3.0).max() < 0.05
 
 
+def test_rounding_does_not_move_the_mean_of_an_output(calibration, images, tmp_path):
+    rng = np.random.default_rng(5)
+    weight = rng.normal(0, 0.02, (8, 3, 1, 1))
+    weight[:, 0] += 1.0  # one large weight makes the steps of the others coarse
+    positive = np.abs(images) + 1
+    np.savez(tmp_path / "positive.npz", inputs=positive)
+    nodes = [helper.make_node("Conv", ["image", "w"], ["out"], "c1")]
+    source = save_graph(
+        tmp_path / "m.onnx", nodes, {"w": weight}, shape=["n", 3, 16, 16], classes_shape=["n", 8, 16, 16]
+    )
+    quantize(source, output=tmp_path / "q.onnx", calibration=str(tmp_path / "positive.npz"))
+    moved = (run_model(tmp_path / "q.onnx", positive) - run_model(source, positive)).mean(axis=(0, 2, 3))
+    assert np.abs(moved).max() < 2e-3
+
+
+def test_alpha_and_beta_of_a_gemm_are_kept(calibration, images, tmp_path):
+    rng = np.random.default_rng(6)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+        helper.make_node("Gemm", ["f", "w", "b"], ["out"], "fc", alpha=2.0, beta=0.5),
+    ]
+    weights = {"w": rng.normal(0, 1, (3, 5)), "b": rng.normal(0, 1, 5)}
+    source = save_graph(tmp_path / "m.onnx", nodes, weights, shape=["n", 3, 16, 16], classes_shape=["n", 5])
+    quantize(source, output=tmp_path / "q.onnx", calibration=calibration, preprocess="raw")
+    assert sqnr_db(run_model(source, images), run_model(tmp_path / "q.onnx", images)) > 25
+
+
 def test_an_all_zero_channel_and_a_dead_activation_get_usable_scales(calibration, images, tmp_path):
     weight = np.zeros((4, 3, 1, 1))
     weight[0, 0] = 1.0
