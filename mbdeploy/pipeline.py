@@ -1,0 +1,204 @@
+"""From a model card to a proven INT8 file: the only place that knows the order of the stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
+from mbdeploy.card import ModelCard, load_card
+from mbdeploy.errors import UsageError
+from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.results import Check, ParityReport
+
+STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
+
+
+class StageRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage of a run: ``fresh`` means that its output was there already and nothing was done."""
+
+    name: str
+    output: str
+    fresh: bool
+    seconds: float
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did and what it proved: every gate, from the saved results, fresh or not."""
+
+    card: str
+    folder: str
+    stages: tuple[StageRun, ...]
+    checks: tuple[Check, ...]
+
+
+class _Step(msgspec.Struct, frozen=True):
+    name: str
+    output: Path
+    plan: Callable[[], Provenance]
+    work: Callable[[], Any]
+
+
+def run(
+    card: str,
+    *,
+    output: Path,
+    force: Sequence[str] = (),
+    dry_run: bool = False,
+    exporter: str = "dynamo",
+    opset: int | None = None,
+    trust: bool = False,
+    calibration: str | None = None,
+    recipe: str | None = None,
+    calibration_method: str | None = None,
+    num_calibration_samples: int | None = None,
+    providers: Sequence[str] = ("cpu",),
+    threads: int = 1,
+    min_duration: float = 2.0,
+    seed: int = 0,
+    on_stage: Callable[[StageRun], None] = lambda stage: None,
+    on_progress: Progress = ignore_progress,
+) -> RunSummary:
+    """Export, simplify, quantize, verify, bench and report, skipping every stage whose output is fresh.
+
+    ``card`` is a card's name or file; what it says of quantization holds where no option is given.
+    ``force`` names stages to do again; the ones after them follow only if their inputs changed.
+    With ``dry_run`` nothing is written, and ``fresh`` says what would be skipped.
+
+    Raises:
+        MbdeployError: the first stage that refuses ends the run; what was finished stays.
+    """
+    for name in force:
+        if name not in STAGES:
+            raise UsageError(
+                where=name, expected=f"a stage ({', '.join(STAGES)})", found="no such stage", todo="name one of these"
+            )
+    described = load_card(card)
+    steps = _list_steps(
+        described,
+        card,
+        output,
+        export={"exporter": exporter, "opset": opset, "trust": trust},
+        quantize={
+            "calibration": calibration or described.quantization.calibration,
+            "recipe": recipe or described.quantization.recipe,
+            "calibration_method": calibration_method or described.quantization.calibration_method,
+            "num_calibration_samples": num_calibration_samples or described.quantization.num_calibration_samples,
+            "seed": seed,
+        },
+        measure={"providers": tuple(providers), "threads": threads},
+        bench={"min_duration": min_duration, "seed": seed},
+        on_progress=on_progress,
+    )
+    if dry_run:
+        return RunSummary(
+            card=described.name, folder=str(output), stages=tuple(_foresee(steps, force)), checks=_read_checks(output)
+        )
+    done = []
+    with artifact.lock_folder(output):
+        for step in steps:
+            stage = _do_step(step, forced=step.name in force)
+            on_stage(stage)
+            done.append(stage)
+    return RunSummary(card=described.name, folder=str(output), stages=tuple(done), checks=_read_checks(output))
+
+
+def _do_step(step: _Step, *, forced: bool) -> StageRun:
+    started = time.monotonic()
+    fresh = not forced and artifact.is_fresh(step.output, step.plan())
+    if not fresh:
+        step.work()
+    return StageRun(name=step.name, output=str(step.output), fresh=fresh, seconds=time.monotonic() - started)
+
+
+def _foresee(steps: Sequence[_Step], force: Sequence[str]) -> Iterable[StageRun]:
+    """What a run would do; a stage behind one that is not fresh cannot be known to be fresh."""
+    fresh = True
+    for step in steps:
+        fresh = fresh and step.name not in force and artifact.is_fresh(step.output, step.plan())
+        yield StageRun(name=step.name, output=str(step.output), fresh=fresh, seconds=0.0)
+
+
+def _list_steps(
+    described: ModelCard,
+    card: str,
+    folder: Path,
+    *,
+    export: dict[str, Any],
+    quantize: dict[str, Any],
+    measure: dict[str, Any],
+    bench: dict[str, Any],
+    on_progress: Progress,
+) -> list[_Step]:
+    """The stages in order, each with its plan and its work, over the files of ``folder``."""
+    from mbdeploy.stages import bench as bench_stage
+    from mbdeploy.stages import export as export_stage
+    from mbdeploy.stages import quantize as quantize_stage
+    from mbdeploy.stages import report as report_stage
+    from mbdeploy.stages import simplify as simplify_stage
+    from mbdeploy.stages import verify as verify_stage
+
+    fp32, simplified, int8 = (folder / f"{name}.onnx" for name in ("fp32", "simplified", "int8"))
+    golden, parity, latency = folder / "golden.npz", folder / "results/parity.json", folder / "results/bench.json"
+    variants = (fp32, simplified, int8)
+    verifying = {"golden": golden, "budgets": described.budgets, **measure}
+    timing = {"inputs": golden, **measure, **bench}
+    report_file = folder / "report.md"
+
+    def do_verify() -> None:
+        report = verify_stage.verify(variants, on_progress=on_progress, **verifying)
+        _write_result(parity, verify_stage.plan(variants, **verifying), report)
+
+    def do_bench() -> None:
+        runs = bench_stage.bench((simplified, int8), on_progress=on_progress, **timing)
+        _write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
+
+    def plan_report() -> Provenance:
+        read = {path.stem: artifact.digest_file(path) for path in (*variants, parity, latency)}
+        return Provenance(stage="report", params={}, parents=read, tools=artifact.read_tools())
+
+    def do_report() -> None:
+        artifact.write_bytes(report_file, report_stage.report(folder, format="md").encode())
+        artifact.write_sidecar(report_file, plan_report(), None)
+
+    return [
+        _Step(
+            "export",
+            fp32,
+            lambda: export_stage.plan(card, **export),
+            lambda: export_stage.export(card, output=fp32, on_progress=on_progress, **export),
+        ),
+        _Step(
+            "simplify",
+            simplified,
+            lambda: simplify_stage.plan(fp32, golden=golden),
+            lambda: simplify_stage.simplify(fp32, output=simplified, golden=golden, on_progress=on_progress),
+        ),
+        _Step(
+            "quantize",
+            int8,
+            lambda: quantize_stage.plan(simplified, **quantize),
+            lambda: quantize_stage.quantize(simplified, output=int8, on_progress=on_progress, **quantize),
+        ),
+        _Step("verify", parity, lambda: verify_stage.plan(variants, **verifying), do_verify),
+        _Step("bench", latency, lambda: bench_stage.plan((simplified, int8), **timing), do_bench),
+        _Step("report", report_file, plan_report, do_report),
+    ]
+
+
+def _write_result(path: Path, provenance: Provenance, result: Any) -> None:
+    artifact.write_json(path, result)
+    artifact.write_sidecar(path, provenance, None)
+
+
+def _read_checks(folder: Path) -> tuple[Check, ...]:
+    """Every gate in the saved results; none where there are no results yet."""
+    parity = folder / "results/parity.json"
+    if not parity.is_file():
+        return ()
+    return msgspec.json.decode(parity.read_bytes(), type=ParityReport).checks
