@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
@@ -49,9 +50,15 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def digest_file(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
+    """The sha256 of a file, as 64 hexadecimal digits; read once a process, as long as size and time stay the same."""
+    stat = path.stat()
+    return _digest_content(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@functools.lru_cache(maxsize=65536)
+def _digest_content(path: str, size: int, mtime_ns: int, inode: int) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -93,6 +100,8 @@ def writing(final: Path) -> Iterator[Path]:
     temporary = final.with_name(f".{final.name}.{os.getpid()}{_TEMPORARY}")
     _make_folder(final.parent, final)
     try:
+        temporary.touch()  # a folder that takes no files is found now, not after the work
+        temporary.unlink()
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from pathlib import Path
 
@@ -70,10 +69,9 @@ def check_file(sample: Sample) -> str:
 
 
 def hash_file(path: str | Path) -> str:
-    """The SHA-256 of a file, remembered for this process by path, size and modification time."""
+    """The SHA-256 of a file, read once a process."""
     try:
-        stat = Path(path).stat()
-        return _hash_bytes(str(path), stat.st_size, stat.st_mtime_ns)
+        return digest_file(Path(path))
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -117,8 +115,3 @@ def take_samples(samples: tuple[Sample, ...], limit: int | None, seed: int) -> t
 def _rank(name: str, seed: int) -> bytes:
     # A file name on Linux may hold bytes that are not UTF-8; Python carries them as lone surrogates.
     return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogateescape")).digest()
-
-
-@functools.lru_cache(maxsize=100_000)
-def _hash_bytes(path: str, size_bytes: int, mtime_ns: int) -> str:
-    return digest_file(Path(path))

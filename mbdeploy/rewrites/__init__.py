@@ -23,7 +23,7 @@ REWRITES: dict[str, str] = {
     "lift_constants": "mbdeploy.rewrites.borrowed:lift_constants",
     "fold_constants": "mbdeploy.rewrites.fold_constants:fold_constants",
     "drop_no_ops": "mbdeploy.rewrites.drop_no_ops:drop_no_ops",
-    "fix_reshapes": "mbdeploy.rewrites.borrowed:fix_reshapes",
+    "fix_reshapes": "mbdeploy.rewrites.fix_reshapes:fix_reshapes",
     "merge_moves": "mbdeploy.rewrites.borrowed:merge_moves",
     "merge_clips": "mbdeploy.rewrites.borrowed:merge_clips",
     "pad_into_conv": "mbdeploy.rewrites.borrowed:pad_into_conv",
@@ -74,20 +74,34 @@ def rewrite_model(model: ir.Model, names: Sequence[str]) -> tuple[Rewrite, ...]:
     from onnx_ir.passes import common
 
     rewriters = {name: load_rewrite(name) for name in names}
-    infer_shapes = common.ShapeInferencePass(strict_mode=False, data_prop=True)
     changes: dict[str, list[str]] = {name: [] for name in names}
     common.NameFixPass()(model)  # a change is reported by name, so everything needs one
-    infer_shapes(model)
+    _infer_shapes(model)
     for _ in range(_MAX_ROUNDS):
         settled = True
         for name, rewriter in rewriters.items():
             if changed := rewriter(model):
                 changes[name] += changed
                 common.NameFixPass()(model)
-                infer_shapes(model)
+                _infer_shapes(model)
                 settled = False
         if settled:
             break
     return tuple(
         Rewrite(name=name, count=len(changed), nodes=tuple(changed)) for name, changed in changes.items() if changed
     )
+
+
+def _infer_shapes(model: ir.Model) -> None:
+    """Infer all shapes; a size that is only a symbol, and none of the inputs', is inferred anew: it may be known."""
+    import onnx_ir as ir
+    from onnx_ir.passes import common
+
+    given = {str(size) for value in model.graph.inputs for size in value.shape or ()}
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is not None and not value.is_graph_output():
+                value.shape = ir.Shape(
+                    size if isinstance(size, int) or str(size) in given else None for size in value.shape
+                )
+    common.ShapeInferencePass(strict_mode=False, data_prop=True)(model)

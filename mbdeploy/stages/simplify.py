@@ -1,0 +1,188 @@
+"""Simplify an ONNX file: onnxsim in a child, then our rewrites; nothing is believed before outputs are compared."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
+from mbdeploy.errors import ModelError, StepError, UsageError
+from mbdeploy.isolate import Limits, Outcome, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.model_file import dump_json, load_model, read_signature
+from mbdeploy.results import Rewrite, SimplifyRecord
+from mbdeploy.rewrites import list_rewrites
+
+if TYPE_CHECKING:
+    from mbdeploy.model_file import Signature
+
+_ONNXSIM_STEP = "mbdeploy.stages.simplify_steps:run_onnxsim"
+_FINISH_STEP = "mbdeploy.stages.simplify_steps:finish_attempt"
+_ONNXSIM_LIMITS = Limits(wall_s=300.0)
+#: onnxsim is shown two batch sizes; primes that no layer is likely to have as a channel count or a stride.
+_BATCHES = (7, 11)
+#: What the record says of onnxsim when the outputs are not those of the input model.
+CHANGED = "CHANGED"
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One way of simplifying: with onnxsim or not, the batch fixed for it or not, with our rewrites or not."""
+
+    name: str
+    onnxsim: bool = True
+    fixes_batch: bool = False
+    rewrites: bool = True
+
+
+#: The first one whose outputs are right is taken. The last one changes nothing, so it is always right.
+ATTEMPTS = (
+    Attempt(name="fixed batch", fixes_batch=True),
+    Attempt(name="as it is"),
+    Attempt(name="rewrites only", onnxsim=False),
+    Attempt(name="input kept", onnxsim=False, rewrites=False),
+)
+
+
+class _Trial(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt went: its verdict, and either what its last step answered or why there is nothing."""
+
+    attempt: Attempt
+    verdict: str
+    detail: str = ""
+    answer: dict[str, Any] = {}
+
+
+def simplify(
+    model: Path,
+    *,
+    output: Path,
+    golden: Path | None = None,
+    strict: bool = False,
+    limits: Limits | None = None,
+    on_progress: Progress = ignore_progress,
+) -> SimplifyRecord:
+    """Write to ``output`` a smaller graph that computes the same as ``model``, and say what was changed.
+
+    A dynamic batch stays dynamic. Outputs are compared with those of ``model`` at batch 1 and 3, on
+    images of ``golden`` or else on made-up ones. ``limits`` are those of the child that onnxsim runs
+    in. If onnxsim crashes, hangs or changes the outputs, the file is simplified without it, or kept
+    as it is, and ``record.onnxsim`` says so instead of ``"OK"``; a caller that asked for ``strict``
+    takes that as a failure.
+
+    Raises:
+        ModelError: not a model that this tool or ONNX Runtime can use; outputs that are not finite.
+        DataError: golden inputs that cannot be used, or do not fit the model.
+        StepError: ONNX Runtime crashed or hung on ``model`` itself.
+        OutputError: the result cannot be written.
+    """
+    if output.resolve() == model.resolve():
+        raise UsageError(
+            where=output,
+            expected="an output that is another file than the model",
+            found="the same file",
+            todo="choose another name with --output",
+        )
+    signature = read_signature(load_model(model), model)
+    provenance = plan(model, golden=golden, strict=strict)
+    failed: list[_Trial] = []
+    with tempfile.TemporaryDirectory(prefix="mbdeploy-simplify-") as folder:
+        scratch = Path(folder)
+        request: dict[str, Any] = {
+            "model": str(model),
+            "golden": None if golden is None else str(golden),
+            "output": str(scratch / "candidate.onnx"),
+            "metadata": {"mbdeploy.stage": "simplified", "mbdeploy.provenance": dump_json(provenance)},
+        }
+        for index, attempt in enumerate(ATTEMPTS):
+            if not _is_worth_trying(attempt, signature, failed):
+                continue
+            on_progress(f"simplify: {attempt.name}", index, len(ATTEMPTS))
+            trial = _run_attempt(attempt, signature, request, limits or _ONNXSIM_LIMITS, scratch)
+            if trial.verdict == Verdict.OK:
+                break
+            failed.append(trial)
+        else:
+            raise StepError(
+                where=model,
+                expected="a model that ONNX Runtime can run",
+                found=f"{failed[-1].verdict}: {failed[-1].detail}",
+                todo="check how the file was made; ONNX Runtime cannot run it as it is",
+            )
+        record = _make_record(trial, failed)
+        with writing(output) as temporary:
+            shutil.copyfile(request["output"], temporary)
+    write_sidecar(output, provenance, record)
+    on_progress("simplify", len(ATTEMPTS), len(ATTEMPTS))
+    return record
+
+
+def plan(model: Path, *, golden: Path | None = None, strict: bool = False) -> Provenance:
+    """What ``simplify`` would record of how its output came to be; cheap, for asking whether a file is fresh.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    parents = {"model": model} if golden is None else {"model": model, "golden": golden}
+    try:
+        digests = {role: digest_file(path) for role, path in parents.items()}
+    except OSError as error:
+        raise ModelError(
+            where=error.filename,
+            expected="a file to simplify, and golden inputs if they are named",
+            found=(error.strerror or str(error)).lower(),
+            todo="check the path and its permissions",
+        ) from error
+    return Provenance(
+        stage="simplify",
+        params={"rewrites": list_rewrites(), "strict": strict},
+        parents=digests,
+        tools=read_tools("onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim"),
+    )
+
+
+def _is_worth_trying(attempt: Attempt, signature: Signature, failed: list[_Trial]) -> bool:
+    if attempt.fixes_batch and signature.batch is not None:
+        return False
+    costly = {Verdict.TIMEOUT, Verdict.OOM}
+    return not (attempt.onnxsim and any(trial.verdict in costly for trial in failed))
+
+
+def _run_attempt(
+    attempt: Attempt, signature: Signature, request: dict[str, Any], limits: Limits, scratch: Path
+) -> _Trial:
+    jobs: list[dict[str, Any]] = []
+    if attempt.onnxsim:
+        batches = _BATCHES if attempt.fixes_batch else (None,)
+        jobs = [{"batch": batch, "output": str(scratch / f"onnxsim-{batch or 'as-is'}.onnx")} for batch in batches]
+        told = {"model": request["model"], "input": signature.input, "jobs": jobs}
+        simplified = run_step(_ONNXSIM_STEP, told, limits=limits)
+        if simplified.verdict is not Verdict.OK:
+            return _fail(attempt, simplified)
+    candidates = [job["output"] for job in jobs]
+    rewrites = list_rewrites() if attempt.rewrites else []
+    finished = run_step(_FINISH_STEP, {**request, "candidates": candidates, "rewrites": rewrites})
+    if finished.verdict is not Verdict.OK:
+        return _fail(attempt, finished)
+    answer: dict[str, Any] = finished.value
+    verdict = CHANGED if answer["wrong"] else Verdict.OK.value
+    return _Trial(attempt=attempt, verdict=verdict, detail=answer["wrong"] or answer["note"], answer=answer)
+
+
+def _fail(attempt: Attempt, outcome: Outcome) -> _Trial:
+    return _Trial(attempt=attempt, verdict=outcome.verdict.value, detail=outcome.detail)
+
+
+def _make_record(taken: _Trial, failed: list[_Trial]) -> SimplifyRecord:
+    reasons = [f"{trial.attempt.name}: {trial.verdict}, {trial.detail}" for trial in failed]
+    return SimplifyRecord(
+        onnxsim=taken.verdict if taken.attempt.onnxsim else failed[0].verdict,
+        attempt=taken.attempt.name,
+        detail="; ".join([*reasons, taken.detail] if taken.detail else reasons),
+        rewrites=msgspec.convert(taken.answer["rewrites"], tuple[Rewrite, ...]),
+        operators_before=taken.answer["operators_before"],
+        operators_after=taken.answer["operators_after"],
+        max_abs=taken.answer["max_abs"],
+    )
