@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 Mode = Literal["executed", "exact"]
@@ -80,7 +83,11 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One variant on one provider in one mode, one output, against the reference."""
+    """One variant on one provider in one mode, one output, against the reference.
+
+    With ``against="exact"`` the executed outputs are compared with the same file's exact ones instead: what
+    is left between the two is saturation (and the last bit of rounding).
+    """
 
     model: ModelRef
     provider: str
@@ -89,6 +96,7 @@ class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Metrics
     placement: Placement
     session: dict[str, Any]
+    against: Literal["reference", "exact"] = "reference"
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +115,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     ``wall_ns[i]`` and ``cpu_ns[i]`` are one inference of ``batch_size`` images; index i of two series of
     the same BenchRun belongs to the same pair. ``load_ns`` is session creation, ``first_ns`` the first
     inference, ``peak_bytes`` the peak resident memory of a fresh process that ran only this model, with
-    ``base_bytes`` of it there before the model was loaded.
+    ``base_bytes`` of it there before the model was loaded and ``loaded_bytes`` before it was run.
     """
 
     model: ModelRef
@@ -119,16 +127,26 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     warmup_ns: tuple[int, ...]
     peak_bytes: int
     base_bytes: int
+    loaded_bytes: int
     placement: Placement
     session: dict[str, Any]
 
 
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One interleaved run: series 0 is the baseline, the last one its A/A control (the baseline again)."""
+    """One interleaved run: series 0 is the baseline, ``control`` the baseline again (A/A).
+
+    ``tolerance`` and ``seed`` are what verdicts over this run are to be derived with; ``warmup`` is None for
+    until steady; ``inputs`` says which images were rotated.
+    """
 
     provider: str
     threads: int
     batch_size: int
+    warmup: int | None
+    min_duration_s: float
+    inputs: str
+    tolerance: float
+    seed: int
     series: tuple[Series, ...]
     control: Series
     host: Host
@@ -226,3 +244,27 @@ class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     operators: dict[str, int]
     cpu_s: float
     peak_bytes: int
+
+
+def encode_result(value: Any) -> bytes:
+    """A result as JSON; the numbers that JSON lacks are written as "inf", "-inf" and "nan", not lost as null."""
+    return msgspec.json.encode(_name_non_finite(msgspec.to_builtins(value)))
+
+
+def decode_result(data: bytes, kind: type[T]) -> T:
+    """What ``encode_result`` wrote, as the struct it was.
+
+    Raises:
+        msgspec.MsgspecError: not such a result.
+    """
+    return msgspec.json.decode(data, type=kind, strict=False)
+
+
+def _name_non_finite(plain: Any) -> Any:
+    if isinstance(plain, float):
+        return plain if math.isfinite(plain) else str(plain)
+    if isinstance(plain, dict):
+        return {key: _name_non_finite(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_name_non_finite(value) for value in plain]
+    return plain

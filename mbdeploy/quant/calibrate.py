@@ -65,8 +65,8 @@ def calibrate(
     session, outputs = _open_observed(_add_outputs(model, tensors), threads)
     given = session.get_inputs()[0].name
     for count, image in enumerate(_single_images(session, read_images()), start=1):
-        for tensor, values in zip(outputs, _run(session, outputs, image), strict=True):
-            histograms.update(tensor, values)
+        for tensor, activation in zip(outputs, _run(session, outputs, image), strict=True):
+            histograms.update(tensor, activation)
         if given in histograms.counts:
             histograms.update(given, image)
         on_image("counting values", count)

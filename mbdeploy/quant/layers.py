@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import msgspec
 import numpy as np
 import onnx
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[np.float32]
+Number = TypeVar("Number", np.float32, np.int32)
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +61,7 @@ def find_layers(model: onnx.ModelProto) -> list[Layer]:
     return layers
 
 
-def view_reduction(weight: Array, layer: Layer) -> Array:
+def view_reduction(weight: NDArray[Number], layer: Layer) -> NDArray[Number]:
     """A layer's weights as (output channels, kernel positions, input channels): the order in which kernels add.
 
     Convolution kernels of ONNX Runtime and oneDNN reduce over (kh, kw, cin), the input channel
