@@ -92,14 +92,15 @@ def read_signature(model: onnx.ModelProto, where: object = "") -> Signature:
         )
     kind = inputs[0].type.tensor_type
     if kind.elem_type != onnx.TensorProto.FLOAT:
+        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
         raise ModelError(
             where=where,
             expected="a float32 input",
-            found=f"{onnx.TensorProto.DataType.Name(kind.elem_type).lower()} in {inputs[0].name!r}",
+            found=f"{names.get(kind.elem_type, f'type {kind.elem_type}')} in {inputs[0].name!r}",
             todo="export the model in float32; mbdeploy makes the other precisions",
         )
     shape = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in kind.shape.dim)
-    if len(shape) != 4 or shape[0] == 0:
+    if len(shape) != 4 or any(axis is not None and axis < 1 for axis in shape):
         raise ModelError(
             where=where,
             expected="an input of four axes (batch, channels, height, width)",

@@ -15,9 +15,24 @@ if TYPE_CHECKING:
 ENTRY_POINTS = "mbdeploy.nets"
 
 NETS: dict[str, str] = {
+    "alexnet": "mbdeploy.nets.alexnet:alexnet",
+    "conv_mobilenet": "mbdeploy.nets.mobilenet_v1:conv_mobilenet",
     "efficientnet": "mbdeploy.nets.efficientnet:efficientnet",
+    "espnet": "mbdeploy.nets.espnet:espnet",
+    "espnetv2": "mbdeploy.nets.espnetv2:espnetv2",
+    "fbnet": "mbdeploy.nets.fbnet:fbnet",
+    "ghostnet": "mbdeploy.nets.ghostnet:ghostnet",
+    "googlenet": "mbdeploy.nets.googlenet:googlenet",
+    "mnasnet_a1": "mbdeploy.nets.mnasnet:mnasnet_a1",
     "mobilenet_v1": "mbdeploy.nets.mobilenet_v1:mobilenet_v1",
     "mobilenet_v2": "mbdeploy.nets.mobilenet_v2:mobilenet_v2",
+    "mobilenet_v3": "mbdeploy.nets.mobilenet_v3:mobilenet_v3",
+    "resnet50": "mbdeploy.nets.resnet:resnet50",
+    "shufflenet_v1": "mbdeploy.nets.shufflenet_v1:shufflenet_v1",
+    "shufflenet_v2": "mbdeploy.nets.shufflenet_v2:shufflenet_v2",
+    "squeezenet": "mbdeploy.nets.squeezenet:squeezenet",
+    "squeezenext": "mbdeploy.nets.squeezenext:squeezenext",
+    "vgg16": "mbdeploy.nets.vgg:vgg16",
 }
 
 

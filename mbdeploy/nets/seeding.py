@@ -1,0 +1,123 @@
+"""Seeded weights that behave like trained ones: sane activations, real batch-norm statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mbdeploy.card import Preprocess
+from mbdeploy.errors import CardError
+
+BATCH = 8
+BRIGHTNESS, CONTRAST = 118.0, 64.0  # mean and deviation of a photograph's pixels, 0..255
+GRIDS = (1, 2, 4, 8, 16, 32, 64)  # of the random images, in cells a side: as in photographs, coarse ones weigh more
+GRAIN = 0.3  # deviation of a kernel's taps about its smooth shape
+SHIFT = 0.5  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
+
+
+def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: str = "") -> None:
+    """Fill a network with weights that depend only on ``seed``, ready to be quantized and compared.
+
+    ``preprocess`` says what inputs look like. A plain random network gives almost the same logits for every
+    image and drowns them in the noise of int8; this one does neither. Rules: 1. convolutions and
+    linear layers: Kaiming normal, and a kernel's taps follow a smooth window with a random sign, as
+    trained ones mostly do, so that what tells images apart passes. 2. Batch norm: scales and shifts
+    that differ from channel to channel. 3. Statistics of batch norm are those of the network's own
+    activations on random images, not 0 and 1. 4. Where a layer has a bias, which means that no batch
+    norm follows it, its output is divided by its root mean square, then each channel's mean is taken
+    off (not the other way round: maps that were pooled hardly vary, and must not be blown up). 5. All is computed in float64 and statistics
+    are rounded, so that threads and processors leave no trace in the bits. The global random state stays.
+
+    Raises:
+        CardError: the network refuses an input of this shape.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        net.double()  # 5.
+        for module in net.modules():
+            _draw(module)
+        images = make_images(preprocess)
+        try:
+            _settle(net, images)
+        except RuntimeError as error:
+            raise CardError(
+                where=where,
+                expected=f"a network that takes inputs of {tuple(images.shape)}",
+                found=str(error).splitlines()[0],
+                todo="correct preprocess.size, preprocess.channels or the card's [args]",
+            ) from error
+        finally:
+            net.float()
+
+
+def make_images(preprocess: Preprocess) -> Tensor:
+    """``BATCH`` random float64 inputs (N, C, H, W): pixels with structure at every size, preprocessed."""
+    channels, size = preprocess.channels, preprocess.size
+    fields = torch.zeros(BATCH, channels, size, size, dtype=torch.float64)
+    for cells in GRIDS:
+        grey = torch.randn(BATCH, 1, cells, cells, dtype=torch.float64)
+        grid = grey + 0.5 * torch.randn(BATCH, channels, cells, cells, dtype=torch.float64)
+        fields += F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False) / cells**0.5
+    fields = (fields - fields.mean()) / fields.std()
+    pixels = (BRIGHTNESS + CONTRAST * fields).clamp(0, 255)
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
+    return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+
+
+def _draw(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):  # 1.
+        weight = torch.randn_like(module.weight)
+        if weight.ndim == 4 and weight[0, 0].numel() > 1:
+            weight = weight[:, :, :1, :1] * _make_window(weight.shape[2], weight.shape[3]) + GRAIN * weight
+        module.weight.copy_(weight * (2 / weight[0].numel()) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):  # 2.
+        nn.init.uniform_(module.weight, 0.6, 1.4)
+        nn.init.normal_(module.bias, SHIFT, 0.2)
+
+
+def _make_window(height: int, width: int) -> Tensor:
+    sides = [torch.hann_window(side + 2, periodic=False, dtype=torch.float64)[1:-1] for side in (height, width)]
+    window = torch.outer(*sides)
+    return window / window.square().mean().sqrt()
+
+
+def _settle(net: nn.Module, images: Tensor) -> None:
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    biased = [
+        module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None
+    ]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the average over all passes, here of one
+    hooks = [module.register_forward_hook(_standardise) for module in biased]
+    net.train()
+    try:
+        net(images)  # 3.
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    for norm in norms:
+        norm.running_mean, norm.running_var = _coarsen(norm.running_mean), _coarsen(norm.running_var)
+
+
+def _standardise(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    # 4. A hook can do it in one pass, because it returns the output that the new weights would give.
+    channels = [-1] + [1] * (output.ndim - 2)
+    mean = _coarsen(output.mean(dim=[axis for axis in range(output.ndim) if axis != 1]))
+    size = _coarsen(output.square().mean().sqrt().clamp(min=1e-3))
+    module.weight /= size
+    module.bias.copy_((module.bias - mean) / size)
+    return (output - mean.reshape(channels)) / size
+
+
+def _coarsen(statistic: Tensor) -> Tensor:
+    # 5. Eight bits are enough for a statistic, and too few to show in which order its terms were added.
+    return statistic.bfloat16().double()
