@@ -1,0 +1,169 @@
+"""What reports and gates say about saved results: every derived number, from raw samples alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from mbdeploy.estimate import (
+    Interval,
+    compute_mcnemar,
+    estimate_paired_difference,
+    estimate_percentile,
+    estimate_proportion,
+    estimate_ratio,
+    required_samples,
+)
+from mbdeploy.results import BenchRun, Check, EvalReport, Evaluated, Series
+
+Clock = Literal["wall", "cpu"]
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """One series in figures: percentiles in ns (None where the samples cannot carry them), images a second."""
+
+    n: int
+    p50_ns: float | None
+    p90_ns: float | None
+    p95_ns: float | None
+    p99_ns: float | None
+    images_per_s: float | None
+
+
+class Changed(msgspec.Struct, frozen=True, kw_only=True):
+    """One model's predictions against another's over the same images.
+
+    ``changed`` images got another first class. ``gained`` were right only in the second model, ``lost``
+    only in the first; ``difference`` is the second's accuracy minus the first's, ``p_value`` McNemar's.
+    """
+
+    n: int
+    changed: int
+    gained: int
+    lost: int
+    difference: Interval
+    p_value: float
+
+
+def choose_clock(run: BenchRun) -> Clock:
+    """CPU time for one thread, which neighbours disturb least; wall clock for several, which share the work."""
+    return "cpu" if run.threads == 1 else "wall"
+
+
+def read_times(series: Series, clock: Clock) -> tuple[int, ...]:
+    """The series' samples by that clock, in ns."""
+    return series.cpu_ns if clock == "cpu" else series.wall_ns
+
+
+def summarise_latency(series: Series, batch_size: int, clock: Clock = "wall") -> Latency:
+    """Median, p90, p95 and p99 of one series, and its throughput at the median."""
+    times = read_times(series, clock)
+    p50, p90, p95, p99 = (estimate_percentile(times, percentile) for percentile in (50, 90, 95, 99))
+    return Latency(
+        n=len(times),
+        p50_ns=p50,
+        p90_ns=p90,
+        p95_ns=p95,
+        p99_ns=p99,
+        images_per_s=1e9 * batch_size / p50 if p50 else None,
+    )
+
+
+def compare_series(run: BenchRun, index: int, clock: Clock | None = None) -> Interval:
+    """Times of series ``index`` over the baseline's, pair by pair; index -1 is the A/A control."""
+    clock = clock or choose_clock(run)
+    candidate = run.control if index == -1 else run.series[index]
+    return estimate_ratio(read_times(run.series[0], clock), read_times(candidate, clock), seed=run.seed)
+
+
+def judge_run(
+    run: BenchRun, *, budgets: dict[str, float] | None = None, clock: Clock | None = None
+) -> tuple[Check, ...]:
+    """The A/A control, then one gate a candidate against the baseline.
+
+    Rules: 1. the control compares the baseline with itself; unless it passes, every gate of the run is
+    inconclusive. 2. A candidate may take ``budgets[name]`` times as long as the baseline (1 without).
+    """
+    clock = clock or choose_clock(run)
+    subject = f"{run.series[0].model.name} on {run.provider}"
+    control = judge_control(compare_series(run, -1, clock), run.tolerance, subject)
+    checks = [control]
+    for index, series in enumerate(run.series[1:], start=1):
+        name, budget = f"{clock} time ratio", (budgets or {}).get(series.model.name, 1.0)
+        gate = judge_ratio(
+            compare_series(run, index, clock), run.tolerance, budget, name, f"{series.model.name} on {run.provider}"
+        )
+        if control.passed is not True:
+            gate = msgspec.structs.replace(gate, passed=None, note="the A/A control of this run did not pass")
+        checks.append(gate)
+    return tuple(checks)
+
+
+def judge_ratio(ratio: Interval, tolerance: float, budget: float, name: str, subject: str) -> Check:
+    """A gate over a ratio of times, which should be at most ``budget``.
+
+    Rules: 1. inconclusive (None) with too few pairs for a median, or with an interval wider than the
+    tolerance, relative to the ratio. 2. It fails only if the ratio is beyond ``budget`` by more than the
+    tolerance, and the interval excludes ``budget``. 3. Else it passes. ``bound`` is the largest that passes.
+    """
+    bound = budget * (1 + tolerance)
+    note, passed = _find_doubt(ratio, tolerance), None
+    if not note:
+        passed = not (ratio.value > bound and ratio.low > budget)
+    return Check(name=name, subject=subject, value=ratio.value, bound=bound, comparison="<=", passed=passed, note=note)
+
+
+def judge_control(ratio: Interval, tolerance: float, subject: str) -> Check:
+    """The A/A control: the same model twice must not differ by more than the tolerance, either way."""
+    distance = abs(ratio.value - 1)
+    note = _find_doubt(ratio, tolerance)
+    passed = None if note else distance <= tolerance
+    if passed is False:
+        note = "the same model differs from itself: this machine is too unsteady for a verdict"
+    return Check(
+        name="A/A control", subject=subject, value=distance, bound=tolerance, comparison="<=", passed=passed, note=note
+    )
+
+
+def estimate_accuracy(report: EvalReport, index: int, k: int = 1) -> Interval:
+    """Top-k accuracy of model ``index``, with its interval."""
+    hits = _list_hits(report.models[index], k, report.background)
+    return estimate_proportion(sum(hits), len(hits))
+
+
+def compare_predictions(report: EvalReport, index: int, k: int = 1) -> Changed:
+    """Model ``index`` against the report's first model, image by image."""
+    first, second = report.models[0], report.models[index]
+    before, after = _list_hits(first, k, report.background), _list_hits(second, k, report.background)
+    gained = sum(b and not a for a, b in zip(before, after, strict=True))
+    lost = sum(a and not b for a, b in zip(before, after, strict=True))
+    pairs = zip(first.predictions, second.predictions, strict=True)
+    return Changed(
+        n=len(before),
+        changed=sum(a.top[0] != b.top[0] for a, b in pairs),
+        gained=gained,
+        lost=lost,
+        difference=estimate_paired_difference(gained, lost, len(before)),
+        p_value=compute_mcnemar(gained, lost),
+    )
+
+
+def _list_hits(evaluated: Evaluated, k: int, background: bool) -> Sequence[bool]:
+    """Whether the label is among the first k, per image; class 0 of a model with background is none of the labels."""
+    offset = 1 if background else 0
+    return [
+        prediction.label is not None and prediction.label + offset in prediction.top[:k]
+        for prediction in evaluated.predictions
+    ]
+
+
+def _find_doubt(ratio: Interval, tolerance: float) -> str:
+    fewest = required_samples(50)
+    if ratio.n < fewest:
+        return f"{ratio.n} pairs, where a median needs {fewest}"
+    width = (ratio.high - ratio.low) / ratio.value
+    if not width <= tolerance:
+        return f"an interval {width:.1%} wide, wider than the tolerance of {tolerance:.1%}"
+    return ""

@@ -1,0 +1,178 @@
+"""A model file under test, as the measuring stages see it: identity, input, kind, and what must lie beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from mbdeploy import model_file
+from mbdeploy.card import Labels, Preprocess
+from mbdeploy.data import Dataset, resolve_preprocess
+from mbdeploy.errors import DataError, UsageError
+from mbdeploy.isolate import Progress
+from mbdeploy.model_file import Signature
+from mbdeploy.results import Mode, ModelRef
+from mbdeploy.targets import Provider, Session
+
+if TYPE_CHECKING:
+    import onnx
+
+Kind = Literal["fp32", "simplified", "int8"]
+_KINDS = ("fp32", "simplified", "int8")
+_OPTIMIZATION: dict[Mode, Literal["all", "none"]] = {"executed": "all", "exact": "none"}
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """One model under test. ``output_scales`` are the INT8 steps of the outputs, None where an output has none.
+
+    ``companions`` are the files that hold its external data; ``labels`` is None in a file that does not say.
+    """
+
+    ref: ModelRef
+    path: Path
+    signature: Signature
+    kind: Kind
+    preprocess: Preprocess | None
+    labels: Labels | None
+    output_scales: tuple[float | None, ...]
+    companions: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int] | None:
+        """The (channels, height, width) that the file is fixed to, or None if one of them is dynamic."""
+        _, channels, height, width = self.signature.shape
+        if channels is None or height is None or width is None:
+            return None
+        return channels, height, width
+
+
+def read_subjects(paths: Sequence[Path], kind: Kind | None = None) -> list[Subject]:
+    """Read every file; files of one name are told apart by their folders.
+
+    Raises:
+        UsageError: no file at all.
+        ModelError: a file that is no vision model.
+    """
+    if not paths:
+        raise UsageError(expected="at least one model", found="none", todo="name an ONNX file")
+    subjects = [read_subject(path, kind) for path in paths]
+    counts = Counter(subject.ref.name for subject in subjects)
+    return [subject if counts[subject.ref.name] == 1 else _rename(subject) for subject in subjects]
+
+
+def read_subject(path: Path, kind: Kind | None = None) -> Subject:
+    """Read one file. Its kind is ``kind``, else what mbdeploy wrote into it, else int8 if it quantizes anything."""
+    model = model_file.load_model(path)
+    entries = model_file.read_metadata(model)
+    stage = entries.get("mbdeploy.stage")
+    quantizes = any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
+    found: Kind = stage if stage in _KINDS else "int8" if quantizes else "fp32"  # type: ignore[assignment]
+    labels = entries.get("mbdeploy.labels")
+    return Subject(
+        ref=model_file.describe_model(path),
+        path=path,
+        signature=model_file.read_signature(model, path),
+        kind=kind or found,
+        preprocess=model_file.read_preprocess(model),
+        labels=msgspec.json.decode(labels, type=Labels) if labels else None,
+        output_scales=tuple(_find_scale(model, output.name) for output in model.graph.output),
+        companions=tuple(dict.fromkeys(_list_external(model))),
+    )
+
+
+def choose_preprocess(dataset: Dataset, subjects: Sequence[Subject], word: str | None) -> Preprocess | None:
+    """How the data become input for all subjects: the user's word, else the first file that says.
+
+    None means as they are: rows of an array file, of which nobody says anything.
+
+    Raises:
+        UsageError: images, and neither the user nor a file says how.
+    """
+    if word is None and dataset.samples[0].row is not None:
+        return None
+    own = next((subject.preprocess for subject in subjects if subject.preprocess is not None), None)
+    if word is None and own is not None:
+        return own
+    shape = next((subject.input_shape for subject in subjects if subject.input_shape is not None), (3, 224, 224))
+    return resolve_preprocess(word, size=shape[1], channels=shape[0])
+
+
+def check_inputs(subjects: Sequence[Subject], shape: Sequence[int], where: object) -> None:
+    """Refuse inputs (n, c, h, w) that a subject cannot take, before any runtime sees them."""
+    if shape[0] == 0:
+        raise DataError(where=where, expected="at least one image", found="none", todo="give some")
+    for subject in subjects:
+        wanted = subject.signature.shape[1:]
+        if any(axis not in (None, size) for axis, size in zip(wanted, shape[1:], strict=True)):
+            raise DataError(
+                where=where,
+                expected=f"images of {list(wanted)} (channels, height, width), which {subject.ref.name} takes",
+                found=f"{list(shape[1:])}",
+                todo="give images preprocessed for this model, or compare models of one resolution",
+            )
+
+
+def plan_session(
+    subject: Subject,
+    provider: Provider,
+    *,
+    mode: Mode = "executed",
+    threads: int = 1,
+    provider_options: Mapping[str, str] | None = None,
+    session_config: Mapping[str, str] | None = None,
+) -> Session:
+    """How a subject is opened on a provider: ``exact`` turns graph optimisation off."""
+    if threads < 1:
+        raise UsageError(expected="1 thread or more", found=str(threads), todo="say how many with --threads")
+    return Session(
+        model=subject.path,
+        companions=subject.companions,
+        provider=provider.ep,
+        provider_options=dict(provider_options or {}),
+        session_config=dict(session_config or {}),
+        optimization=_OPTIMIZATION[mode],
+        threads=threads,
+    )
+
+
+def entitle(on_progress: Progress, title: str) -> Progress:
+    """A Progress that shows the agent's steps under the stage's own title."""
+    return lambda _, done, total: on_progress(title, done, total)
+
+
+def _rename(subject: Subject) -> Subject:
+    name = f"{subject.path.resolve().parent.name}/{subject.ref.name}"
+    return msgspec.structs.replace(subject, ref=msgspec.structs.replace(subject.ref, name=name))
+
+
+def _find_scale(model: onnx.ModelProto, output: str) -> float | None:
+    """The scale of the DequantizeLinear that makes this output, if one does and has a single one."""
+    from onnx import numpy_helper
+
+    producer = next((node for node in model.graph.node if output in node.output), None)
+    if producer is None or producer.op_type != "DequantizeLinear":
+        return None
+    scale = next((tensor for tensor in model.graph.initializer if tensor.name == producer.input[1]), None)
+    if scale is None or numpy_helper.to_array(scale).size != 1:
+        return None
+    return float(numpy_helper.to_array(scale).reshape(()))
+
+
+def _list_external(model: onnx.ModelProto) -> Iterator[str]:
+    """Files that tensors of the graph, of its subgraphs and of its functions point to."""
+    graphs: list[Any] = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            tensors, nodes = list(graph.initializer), [*nodes, *graph.node]
+        else:
+            attributes = nodes.pop().attribute
+            tensors = [tensor for item in attributes for tensor in (item.t, *item.tensors)]
+            graphs += [graph for item in attributes for graph in (item.g, *item.graphs) if graph.node]
+        for tensor in tensors:
+            yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -1,0 +1,152 @@
+"""A target reached by starting a process here: job folder, command prefix, verdict, answer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mbdeploy.errors import MbdeployError, StepError, UnavailableError
+from mbdeploy.isolate import (
+    Ended,
+    Limits,
+    Progress,
+    Verdict,
+    child_environment,
+    describe_ended,
+    ignore_progress,
+    judge_ended,
+    watch_process,
+)
+from mbdeploy.results import Placement
+from mbdeploy.targets import folder
+from mbdeploy.targets.host import describe_host
+from mbdeploy.targets.job import Answer, Job, Ran, refuse_emulated_times
+from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
+
+#: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+_EMULATION_SLOWDOWN = 10
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LOG_PREFIX = re.compile(r"^\S+ \S+ \[[VIWEF]:onnxruntime[^]]*\] ")
+
+
+class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """A target whose agent is ``command`` followed by the agent's file: this Python, or an emulator before it.
+
+    ``emulator`` is the name of the emulated CPU, None where the CPU is real.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    emulator: str | None = None
+
+    @property
+    def emulated(self) -> bool:
+        """Whether times do not exist here."""
+        return self.emulator is not None
+
+    def run(self, job: Job, on_progress: Progress = ignore_progress) -> Answer:
+        """Run the job in a fresh process and a fresh folder, of which nothing is left afterwards.
+
+        The arrays of the answer are mapped from files that have lost their names: they take disk space,
+        not memory, until they are let go.
+
+        Raises:
+            UsageError: times were asked for under emulation.
+            UnavailableError: a provider that is not here or takes no node, or a command that does not start.
+            StepError: a model that the runtime refuses, or that crashes, hangs or exhausts it.
+            OutputError: no room for the job's files.
+        """
+        refuse_emulated_times(self, job.kind)
+        with folder.making(job, emulated=self.emulated, distributions=list_wheels()) as place:
+            said: list[dict[str, Any]] = []
+            ended = self._watch(job, place, said, on_progress)
+            told: dict[str, Any] = {}
+            for line in said:
+                told.update(line)
+            if ended.returncode == 0 and (place / "result.json").is_file():
+                result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+                return Answer(
+                    host=describe_host(result["facts"], self.emulator),
+                    sessions=tuple(_read_ran(place, index, plain) for index, plain in enumerate(result["sessions"])),
+                    absent=list_absent(result["facts"]),
+                )
+        raise self._explain(job, ended, told)
+
+    def _watch(self, job: Job, place: Path, said: list[dict[str, Any]], on_progress: Progress) -> Ended:
+        def take_line(line: bytes) -> None:
+            message = json.loads(line)
+            if "progress" in message:
+                on_progress(*message["progress"])
+            else:
+                said.append(message)
+
+        limits = Limits(wall_s=job.wall_s)
+        if self.emulated:
+            # An emulator reserves the whole address space of the other CPU, and takes its time.
+            limits = Limits(wall_s=job.wall_s * _EMULATION_SLOWDOWN, memory_bytes=None)
+        elif not all(limits_memory(session.provider) for session in job.sessions):
+            limits = Limits(wall_s=job.wall_s, memory_bytes=None)
+        try:
+            return watch_process(
+                [*self.command, "agent.py", "."],
+                limits=limits,
+                on_line=take_line,
+                environment={**child_environment(), **_ENVIRONMENT},
+                cwd=str(place),
+            )
+        except FileNotFoundError as error:
+            raise UnavailableError(
+                where=self.name,
+                expected=f"{self.command[0]}, which runs the agent",
+                found="no such program",
+                todo="install it, or choose another target",
+            ) from error
+
+    def _explain(self, job: Job, ended: Ended, told: dict[str, Any]) -> MbdeployError:
+        """The error for a job without an answer, from what the agent said before it ended."""
+        index, step = told.get("at", (None, "starting the agent"))
+        session = job.sessions[index] if index is not None else None
+        if told.get("refused") == "unavailable":
+            wanted = session.provider if session else "ONNX Runtime"
+            found, todo = explain_absence(wanted, told["facts"], _add_stderr(told["cause"], ended))
+            return UnavailableError(where=self.name, expected=wanted, found=found, todo=todo)
+        verdict, detail = judge_ended(ended, told.get("cause", "")), told.get("cause", "")
+        if ended.returncode == 0:
+            verdict, detail = Verdict.TRANSPORT, "the agent ended well but left no result"
+        elif not detail:
+            last = ended.stderr.strip().splitlines()[-1:]
+            detail = describe_ended(ended, last[0].strip() if last else "")
+        return StepError(
+            where=session.model if session else self.name,
+            expected=f"a model that {session.provider} loads and runs" if session else "an agent that starts",
+            found=f"{verdict.value} while {step}: {detail}",
+            todo="check the file with another tool, or export it again" if session else "see `mbdeploy doctor`",
+        )
+
+
+def _read_ran(place: Path, index: int, plain: dict[str, Any]) -> Ran:
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    if "placement" in fields:
+        fields["placement"] = msgspec.convert(fields["placement"], Placement)
+    outputs = tuple(_map_array(place / f"out_{index}_{k}.npy") for k in range(len(plain.get("output_names", []))))
+    return Ran(**fields, outputs=outputs)
+
+
+def _map_array(path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def _add_stderr(cause: str, ended: Ended) -> str:
+    """ONNX Runtime says only in its log, on standard error, why a provider could not be made."""
+    lines = [_LOG_PREFIX.sub("", _COLOUR.sub("", line)).strip() for line in ended.stderr.splitlines()]
+    said = [line for line in lines if "provider" in line.lower()]
+    return f"{cause} ({said[-1]})" if said else cause

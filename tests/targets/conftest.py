@@ -1,0 +1,91 @@
+"""Fixtures for targets: a model small enough to know its answer, and every target that is present here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+
+@pytest.fixture
+def make_mean_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write GlobalAveragePool -> Flatten -> Mul by 2: the answer to x is ``2 * x.mean(axis=(2, 3))``."""
+
+    def make(name: str = "mean.onnx", *, batch: int | str = "batch", outputs: int = 1) -> Path:
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["x"], ["p"], "pool"),
+            helper.make_node("Flatten", ["p"], ["f"], "flatten"),
+            *(helper.make_node("Mul", ["f", "two"], [f"y{k}"], f"double{k}") for k in range(outputs)),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "mean",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 4, 4])],
+            [helper.make_tensor_value_info(f"y{k}", TensorProto.FLOAT, [batch, 3]) for k in range(outputs)],
+            [numpy_helper.from_array(np.float32(2), "two")],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        path = tmp_path / name
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model of these nodes over x (batch, 3, 4, 4), with y of any shape, weights by name."""
+
+    def write(nodes: list[onnx.NodeProto], name: str = "model.onnx", **weights: np.ndarray) -> Path:
+        graph = helper.make_graph(
+            nodes,
+            "model",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 4, 4])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [numpy_helper.from_array(value, key) for key, value in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        path = tmp_path / name
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    """Seven images (7, 3, 4, 4) from a seed."""
+    return np.random.default_rng(0).normal(size=(7, 3, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def stand_in_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called qemu-x86_64 that knows two CPUs and runs what follows on the real one."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the x86 emulator runs this machine's Python, which is not x86 code")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "qemu-x86_64"
+    program.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo "qemu-x86_64 version 9.9.9 (made up)"; exit 0; fi\n'
+        'if [ "$2" = help ]; then echo "x86 Haswell   (alias)"; echo "x86 Skylake-Client-v1   Intel"; exit 1; fi\n'
+        'shift 2; exec "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+@pytest.fixture
+def real_qemu() -> None:
+    """Skip where qemu's user emulator is not installed, or this machine has no x86 code to emulate."""
+    if platform.machine() != "x86_64" or not any(map(shutil.which, ("qemu-x86_64", "qemu-x86_64-static"))):
+        pytest.skip("needs qemu-x86_64 on the search path: apt-get install qemu-user")
