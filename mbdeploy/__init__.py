@@ -12,6 +12,7 @@ _PUBLIC = {
     "bench": "mbdeploy.stages.bench",
     "evaluate": "mbdeploy.stages.evaluate",
     "export": "mbdeploy.stages.export",
+    "inspect": "mbdeploy.stages.inspect",
     "list_cards": "mbdeploy.card",
     "load_card": "mbdeploy.card",
     "open_dataset": "mbdeploy.data",

@@ -23,7 +23,8 @@ COMMANDS = {
     "bench": "mbdeploy.cli.bench",
     "evaluate": "mbdeploy.cli.evaluate",
     "report": "mbdeploy.cli.report",
-    "list": "mbdeploy.cli.list",
+    "inspect": "mbdeploy.cli.inspect",
+    "list": "mbdeploy.cli.list_cards",  # a module called list would hide the builtin here
     "show": "mbdeploy.cli.show",
     "doctor": "mbdeploy.cli.doctor",
     "demo": "mbdeploy.cli.demo",
@@ -88,7 +89,9 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 
 
 @click.command(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show it.")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
+)
 def program() -> None:
     """Take a light CNN from PyTorch to one INT8 ONNX file, with proof that it
     gives the same answers everywhere.

@@ -1,0 +1,47 @@
+"""``mbdeploy evaluate``: accuracy on labelled images, and what changed against another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mbdeploy.cli import options, places
+from mbdeploy.cli.screen import Screen
+
+
+@click.command("evaluate")
+@click.argument("models", metavar="MODEL.onnx...|CARD", nargs=-1, required=True)
+@options.result_file
+@click.option("--against", type=Path, metavar="FILE", help="The model to compare with, usually the FP32 one.")
+@click.option("--data", metavar="DIR|CSV", required=True, help="Labelled images: a folder a class, or a CSV.")
+@click.option("--limit", type=click.IntRange(1, 10_000_000), help="Use so many of them.  [default: all]")
+@click.option(
+    "--background/--no-background",
+    default=None,
+    help="Whether class 0 is a background class.  [default: as the file says]",
+)
+@options.provider
+@options.sessions
+@options.preprocess
+@options.threads
+@options.seed
+@options.table_format
+@options.words
+@click.pass_obj
+def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> None:
+    """Measure the accuracy of classifiers on labelled images.
+
+    Top-1 and top-5 with n and intervals; with several models, the paired
+    difference to the first one and the number of changed predictions. For a card
+    the result is saved where `mbdeploy report` finds it.
+    """
+    from mbdeploy.stages import figures
+    from mbdeploy.stages.evaluate import evaluate
+    from mbdeploy.stages.facts import derive_accuracy
+
+    with screen.progress() as on_progress:
+        result = evaluate(places.find_models(models), on_progress=on_progress, **options.keep_given(keywords))
+    screen.save(output or places.name_result(models, "evaluation"), result)
+    screen.show(figures.tabulate_accuracy(derive_accuracy(result)), result)

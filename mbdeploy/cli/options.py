@@ -1,0 +1,176 @@
+"""Options that several commands share; every name equals the keyword of the library function it goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mbdeploy.cli.screen import Screen
+
+F = TypeVar("F", bound=Callable[..., Any])
+Option = Callable[[F], F]
+
+
+def take_options(*options: Option[Any]) -> Option[Any]:
+    """Several options as one decorator, shown in this order on the help page."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def keep_given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords that were given on the command line: for the others the library's own defaults hold."""
+    return {name: value for name, value in keywords.items() if value is not None and value != () and value != {}}
+
+
+def _set_on_screen(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    screen = ctx.find_object(Screen)
+    if screen is not None and parameter.name is not None:
+        setattr(screen, parameter.name, value)
+
+
+def _read_pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = {}
+    for text in values:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise click.BadParameter(f"expected KEY=VALUE, found {text!r}", ctx, parameter)
+        pairs[key] = value
+    return pairs
+
+
+def _read_shape(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        raise click.BadParameter(f"expected three numbers C,H,W, found {text!r}", ctx, parameter)
+    return tuple(int(part) for part in parts)
+
+
+words = take_options(
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_on_screen, help="No progress."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_set_on_screen,
+        help="Show the traceback of a bug.",
+    ),
+)
+table_format = click.option(
+    "--format",
+    type=click.Choice(["table", "md", "json"]),
+    default="table",
+    show_default=True,
+    expose_value=False,
+    callback=_set_on_screen,
+    help="How to print the result.",
+)
+output_file = click.option("-o", "--output", type=Path, help="The file to write.")
+result_file = click.option("-o", "--output", type=Path, metavar="FILE", help="Save the raw result as JSON there.")
+output_folder = click.option("-o", "--output", type=Path, help="The folder to write to.  [default: out/MODEL]")
+providers = click.option(
+    "--provider",
+    "providers",
+    metavar="NAME",
+    multiple=True,
+    show_default="cpu",
+    help="Where to run: cpu, cuda, … or a full …ExecutionProvider. Repeatable.",
+)
+provider = click.option(
+    "--provider",
+    "provider",
+    metavar="NAME",
+    show_default="cpu",
+    help="Where to run: cpu, cuda, … or a full …ExecutionProvider.",
+)
+sessions = take_options(
+    click.option(
+        "--provider-option",
+        "provider_options",
+        metavar="K=V",
+        multiple=True,
+        callback=_read_pairs,
+        help="An option of the execution provider. Repeatable.",
+    ),
+    click.option(
+        "--session-config",
+        "session_config",
+        metavar="K=V",
+        multiple=True,
+        callback=_read_pairs,
+        help="A session configuration entry of ONNX Runtime. Repeatable.",
+    ),
+)
+threads = click.option("--threads", type=click.IntRange(1, 4096), show_default="1", help="Intra-op threads.")
+preprocess = click.option(
+    "--preprocess",
+    metavar="NAME|FILE",
+    help="How images become input: imagenet, tf, … or a TOML file; needed for files that do not carry it.",
+)
+seed = click.option("--seed", type=click.IntRange(0, 2**63 - 1), show_default="0", help="Seed of what is drawn.")
+trust = click.option("--trust", is_flag=True, default=None, help="Allow Python code that the source names to run.")
+exporting = take_options(
+    click.option(
+        "--exporter",
+        type=click.Choice(["dynamo", "torchscript"]),
+        show_default="dynamo",
+        help="torch.export, or the older tracer.",
+    ),
+    click.option("--opset", type=click.IntRange(1, 1000), show_default="18", help="ONNX opset to write."),
+)
+weights = click.option("--weights", metavar="FILE", help="Weights to load instead of the card's.")
+input_shape = click.option(
+    "--input-shape",
+    metavar="C,H,W",
+    callback=_read_shape,
+    help="The network's input, such as 3,224,224, where no card says it.",
+)
+golden = take_options(
+    click.option("--golden-data", metavar="DATA", help="Images of golden.npz.  [default: the card's]"),
+    click.option(
+        "--num-golden-samples",
+        type=click.IntRange(1, 100_000),
+        show_default="32",
+        help="How many images golden.npz holds.",
+    ),
+)
+quantizing = take_options(
+    click.option(
+        "--recipe",
+        metavar="NAME",
+        show_default="portable",
+        help="portable, reduce-range, u8u8 or s8s8-symmetric.",
+    ),
+    click.option(
+        "--calibration",
+        metavar="DATA",
+        help="Images: a folder, a manifest's name or file, a CSV, or an .npz of inputs.",
+    ),
+    click.option(
+        "--calibration-method",
+        type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
+        show_default="minmax",
+        help="How activation ranges are chosen.",
+    ),
+    click.option(
+        "--num-calibration-samples",
+        type=click.IntRange(1, 10_000_000),
+        show_default="128",
+        help="How many of the images to use.",
+    ),
+)
+warmup = click.option("--warmup", type=click.IntRange(0, 1_000_000), help="Untimed runs.  [default: until steady]")
+min_duration = click.option(
+    "--min-duration", type=click.FloatRange(0.01, 3600), show_default="2.0", help="Seconds to time each model."
+)

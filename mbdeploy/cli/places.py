@@ -1,0 +1,87 @@
+"""Which file a word on the command line means, and where a stage's result goes if nobody says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mbdeploy.card import load_card
+from mbdeploy.errors import ModelError
+
+OUT = Path("out")
+#: Names of our own layout: their successors lie beside them under a plain name.
+_OWN_STEMS = ("fp32", "simplified")
+
+
+def name_folder(word: str) -> Path:
+    """Where the results of a card (name or file), a factory or a program file lie: ``out/MODEL``."""
+    if ":" in word and "/" not in word:
+        return OUT / word.rpartition(":")[2]
+    if Path(word).suffix in (".pt2", ".onnx"):
+        return OUT / Path(word).stem
+    return OUT / load_card(word).name
+
+
+def find_folder(word: str) -> Path:
+    """The folder that ``word`` is, or ``out/MODEL`` if it is a card."""
+    return Path(word) if Path(word).is_dir() or "/" in word else name_folder(word)
+
+
+def is_card(word: str) -> bool:
+    """Whether ``word`` stands for a model card (its name or a TOML file) and not for a model file."""
+    return Path(word).suffix == ".toml" or not (Path(word).suffix == ".onnx" or "/" in word or Path(word).is_file())
+
+
+def find_model(word: str, file: str) -> Path:
+    """The model file that ``word`` is, or ``out/MODEL/FILE`` if it is a card.
+
+    Raises:
+        CardError: neither a file nor a card.
+        ModelError: a card whose file has not been made yet.
+    """
+    if not is_card(word):
+        return Path(word)
+    path = name_folder(word) / file
+    if not path.is_file():
+        raise ModelError(
+            where=path,
+            expected=f"the {path.stem} file of card {word}",
+            found="no such file",
+            todo=f"make it with `mbdeploy run {word}`, or give the path of an .onnx file",
+        )
+    return path
+
+
+def find_models(
+    words: Sequence[str], files: Sequence[str] = ("fp32.onnx", "simplified.onnx", "int8.onnx")
+) -> list[Path]:
+    """The model files that the words are; a card stands for these files of its folder."""
+    return [path for word in words for path in _expand(word, files)]
+
+
+def read_budgets(words: Sequence[str]) -> dict[str, Any]:
+    """The budgets of the first card among the words, as a keyword of ``verify``; nothing if there is none."""
+    return next(({"budgets": load_card(word).budgets} for word in words if is_card(word)), {})
+
+
+def name_result(words: Sequence[str], name: str) -> Path | None:
+    """Where the report of the first card among the words looks for this result; None if there is no card."""
+    return next((name_folder(word) / "results" / f"{name}.json" for word in words if is_card(word)), None)
+
+
+def name_output(model: Path, stage: str) -> Path:
+    """Where ``stage`` writes if nobody says: ``NAME.STAGE.onnx`` beside the model, ``STAGE.onnx`` beside our own."""
+    stem = model.name.removesuffix(".onnx").removesuffix(".simplified")
+    return model.with_name(f"{stage}.onnx" if stem in _OWN_STEMS else f"{stem}.{stage}.onnx")
+
+
+def read_quantization(word: str) -> dict[str, Any]:
+    """What a card says of its own quantization, as keywords of ``quantize``; nothing for a model file."""
+    return msgspec.structs.asdict(load_card(word).quantization) if is_card(word) else {}
+
+
+def _expand(word: str, files: Sequence[str]) -> list[Path]:
+    return [find_model(word, file) for file in files] if is_card(word) else [Path(word)]

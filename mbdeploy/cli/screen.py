@@ -1,0 +1,104 @@
+"""What the user sees: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mbdeploy.artifact import write_json
+from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.stages.tables import Table, escape_controls, format_bytes, render_json, render_tables
+
+if TYPE_CHECKING:
+    from mbdeploy.pipeline import StageRun
+
+
+class Screen:
+    """Where words go; ``--quiet``, ``--verbose`` and ``--format`` are set on it as they are read."""
+
+    def __init__(self) -> None:
+        self.quiet = False
+        self.verbose = False
+        self.format = "table"
+
+    def show(self, tables: Sequence[Table], value: Any = None) -> None:
+        """Print a result in the format asked for: ``tables``, or ``value`` as JSON."""
+        if self.format == "json":
+            self.write(render_json(value))
+        else:
+            self.write(render_tables(tables, format=self.format, color=has_color()))
+
+    def save(self, path: Path | None, value: Any) -> None:
+        """Keep a raw result as JSON, if somebody said where."""
+        if path is not None:
+            write_json(path, value)
+            self.note_written(path)
+
+    def write(self, text: str) -> None:
+        """Print a result that is text already."""
+        click.echo(text, color=True)
+
+    def note(self, text: str) -> None:
+        """Say something beside the result, unless ``--quiet``."""
+        if not self.quiet:
+            click.echo(escape_controls(text), err=True)
+
+    def note_written(self, path: Path) -> None:
+        """Say which file was made."""
+        self.note(f"wrote {path} ({format_bytes(path.stat().st_size)})")
+
+    def note_stage(self, stage: StageRun) -> None:
+        """Say how a stage of a run ended."""
+        done = "fresh" if stage.fresh else f"{stage.seconds:.1f} s"
+        self.note(f"{stage.name:9} {stage.output} ({done})")
+
+    def fail(self, text: str) -> None:
+        """Say in one line why there is no result."""
+        click.echo(f"error: {escape_controls(text)}", err=True)
+
+    def fail_with_bug(self, error: BaseException) -> None:
+        """Say that we are at fault, with the traceback only if ``--verbose``."""
+        if self.verbose:
+            click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        hint = "please report it" if self.verbose else "run it again with --verbose and report what it prints"
+        self.fail(f"a bug of mbdeploy ({type(error).__name__}: {error}); {hint}")
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Yield a Progress that draws bars on standard error: only on a terminal, and not if ``--quiet``."""
+        if self.quiet or not sys.stderr.isatty():
+            yield ignore_progress
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        class NameColumn(TextColumn):
+            """The step's name as it is: it may hold a file name, which is no markup."""
+
+            def render(self, task: Any) -> Text:
+                return Text(escape_controls(task.description))
+
+        columns = (NameColumn(""), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def on_progress(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bars.add_task(what, total=total or None)
+                bars.update(tasks[what], completed=done, total=total or None)
+
+            yield on_progress
+
+
+def has_color() -> bool:
+    """Whether standard output is a terminal that may be coloured (https://no-color.org)."""
+    import os
+
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

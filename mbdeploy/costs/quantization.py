@@ -1,0 +1,226 @@
+"""What will hurt at int8, from weights and, where calibration left them, ranges: rules MB202 to MB205."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbdeploy.costs.graph import Node
+from mbdeploy.costs.report import Evidence, Finding
+from mbdeploy.costs.subject import Subject, say, worst_first
+from mbdeploy.quant import pairsafe
+from mbdeploy.quant.layers import Layer, view_reduction
+
+Weights = NDArray[Any]
+
+#: Fewer levels than this for a channel's largest weight is too few (a per-tensor scale gives 127 to the best).
+_FEW_LEVELS = 8.0
+#: ReLU6's range, with which others are compared.
+_SIX = 6.0
+_UNBOUNDED = ("Relu", "LeakyRelu", "PRelu", "HardSwish", "Swish", "Elu", "Gelu", "Mish", "Softplus")
+#: Weights examined in one layer; of a larger one, evenly spaced channels.
+_MOST_WEIGHTS = 1 << 21
+_INT32 = float(1 << 31)
+#: Twice 255 * 128 passes int16; see quant.pairsafe.
+_CLIPS_ABOVE = 128
+#: Activations that span less than this are rare: a bias that needs more is reported even if the span is unknown.
+_LIKELY_SPAN = 0.5
+#: A bias above this share of int32 leaves too little to the sum of products; the default recipe stops at half.
+_MOST_OF_INT32 = 0.501
+
+
+def check_spread(subject: Subject) -> Finding | None:
+    """Channels of a depthwise layer differ so much in range that one scale for all leaves the small ones no levels."""
+    found, layers = [], 0
+    for layer, weight in _list_weights(subject):
+        if not layer.depthwise or weight.dtype != np.float32:
+            continue
+        layers += 1
+        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1).astype(np.float64)
+        alive = largest[largest > 0]
+        if alive.size == 0:
+            continue
+        levels = 127 * alive.min() / alive.max()
+        if levels < _FEW_LEVELS:
+            few = int((127 * alive / alive.max() < _FEW_LEVELS).sum())
+            dead = f", {len(largest) - alive.size} are all zero" if alive.size < len(largest) else ""
+            spread = float(alive.max() / alive.min())
+            text = f"ranges spread {spread:.0f} x; {few} of {len(largest)} channels keep fewer than 8 levels{dead}"
+            found.append((spread, Evidence(node=layer.node, text=text)))
+    if not found:
+        return None
+    return Finding(
+        rule="MB202",
+        title="spread of depthwise weights",
+        summary=f"{len(found)} of {say(layers, 'depthwise layer')} would lose channels to one scale per tensor",
+        change="quantize weights per channel, as every recipe here does; never per tensor",
+        evidence=_largest_first(found),
+    )
+
+
+def check_unbounded(subject: Subject) -> Finding | None:
+    """An activation without an upper bound gets a scale as coarse as its largest outlier; ReLU6 stops at 6."""
+    found, known = [], 0
+    for node, layer in subject.pairs():
+        if node.operator not in _UNBOUNDED:
+            continue
+        high = _find_high(subject, node)
+        known += high is not None
+        text = f"{node.operator}: {'range unknown' if high is None else _describe_loss(high)}"
+        found.append((high or 0.0, Evidence(node=layer.name, text=text)))
+    if not found:
+        return None
+    ranges = f"the ranges of {known} are known" if known else "their ranges are unknown until it is quantized"
+    return Finding(
+        rule="MB203",
+        title="unbounded activations",
+        summary=f"{say(len(found), 'activation')} without an upper bound; {ranges}",
+        change="train with ReLU6, or choose ranges by --calibration-method percentile or mse"
+        if known
+        else "run `mbdeploy quantize` beside this file and inspect it again, or train with ReLU6",
+        evidence=_largest_first(found),
+    )
+
+
+def check_clipping(subject: Subject) -> Finding | None:
+    """Neighbouring u8 x s8 products overflow int16 on x86 without VNNI unless scales are pair-safe.
+
+    A float file is judged as if quantized plainly (the largest weight of a channel is 127), a quantized
+    one by its own integers.
+    """
+    found, examined = [], 0
+    costs = {layer.name: layer for layer in subject.counted.layers}
+    for layer, weight in _list_weights(subject):
+        is_float = weight.dtype == np.float32
+        if layer.depthwise or not (is_float or (weight.dtype == np.int8 and subject.has_unsigned_activations)):
+            continue
+        examined += 1
+        chosen = _choose_channels(weight, layer)
+        view = view_reduction(chosen, layer)
+        clips = find_clipping(_quantize_plainly(view) if is_float else view)
+        if clips.any():
+            part = "" if chosen.size == weight.size else f" examined of {weight.shape[layer.channel_axis]}"
+            text = f"{clips.sum()} of {clips.size} channels{part}"
+            found.append(Evidence(node=layer.node, text=text, macs=round(costs[layer.node].macs * clips.mean())))
+    if not found:
+        return None
+    would = "give" if subject.is_quantized else "would give"
+    return Finding(
+        rule="MB204",
+        title="saturation without VNNI",
+        summary=f"{len(found)} of {say(examined, 'layer')} {would} other answers on x86 without VNNI than on ARM",
+        change="quantize with --recipe portable (the default): its scales are pair-safe",
+        evidence=worst_first(found, key=lambda evidence: evidence.macs),
+    )
+
+
+def check_bias(subject: Subject) -> Finding | None:
+    """A bias divided by (input scale x weight scale) must fit int32; tiny weights in a channel make it overflow."""
+    found = []
+    for layer, weight in _list_weights(subject):
+        bias = subject.read(layer.bias) if layer.bias else None
+        if bias is None or bias.size != weight.shape[layer.channel_axis]:
+            continue
+        judge = _judge_float_bias if weight.dtype == np.float32 else _judge_int_bias
+        size, text = judge(subject, layer, weight, bias)
+        if text:
+            found.append((size, Evidence(node=layer.node, text=text)))
+    if not found:
+        return None
+    return Finding(
+        rule="MB205",
+        title="int32 bias overflow",
+        summary=f"{say(len(found), 'layer')} with channels whose bias may not fit int32 beside tiny weights",
+        change="quantize with mbdeploy, which widens these channels' scales; other quantizers wrap the bias",
+        evidence=_largest_first(found),
+    )
+
+
+def _judge_float_bias(subject: Subject, layer: Layer, weight: Weights, bias: Weights) -> tuple[float, str]:
+    others = tuple(axis for axis in range(weight.ndim) if axis != layer.channel_axis)
+    largest = np.abs(weight).max(axis=others).astype(np.float64)
+    alive = largest > 0  # a channel without weights gets whatever scale its bias wants
+    # The bias overflows where the input's scale is below this; a scale is a span over 255.
+    limits = np.abs(bias.astype(np.float64)[alive]) / (largest[alive] / pairsafe.INT8_MAX * _INT32)
+    smallest = 255 * float(limits.max(initial=0.0))
+    record = subject.records.get(layer.node)
+    span = None if record is None else record.input_range[1] - record.input_range[0]
+    if smallest <= (_LIKELY_SPAN if span is None else span):
+        return 0.0, ""
+    return smallest, f"overflows if the input spans less than {smallest:.3g}; its span is {_show(span)}"
+
+
+def _judge_int_bias(subject: Subject, layer: Layer, weight: Weights, bias: Weights) -> tuple[float, str]:
+    largest = float(np.abs(bias.astype(np.float64)).max()) if bias.dtype == np.int32 else 0.0
+    return (largest, f"a bias of {largest / _INT32:.0%} of int32") if largest > _MOST_OF_INT32 * _INT32 else (0.0, "")
+
+
+def _largest_first(found: list[tuple[float, Evidence]]) -> tuple[Evidence, ...]:
+    return tuple(evidence for _, evidence in sorted(found, key=lambda pair: pair[0], reverse=True))
+
+
+def _show(span: float | None) -> str:
+    return "unknown" if span is None else f"{span:.3g}"
+
+
+def _list_weights(subject: Subject) -> Iterator[tuple[Layer, Weights]]:
+    """Every layer whose weights are in the file: float ones as float32, if finite, and integers as they are."""
+    for layer in subject.layers:
+        weight = subject.read(layer.weight)
+        if weight is None or not weight.size:
+            continue
+        if not np.issubdtype(weight.dtype, np.floating):
+            yield layer, weight
+        elif np.isfinite(np.abs(weight).max()):
+            yield layer, weight.astype(np.float32, copy=False)
+
+
+def _choose_channels(weight: Weights, layer: Layer) -> Weights:
+    step = math.ceil(weight.size / _MOST_WEIGHTS)
+    index = [slice(None)] * weight.ndim
+    index[layer.channel_axis] = slice(None, None, step)
+    return weight[tuple(index)]
+
+
+def _quantize_plainly(view: Weights) -> NDArray[np.int8]:
+    largest = np.abs(view).reshape(len(view), -1).max(axis=1)
+    factors = np.float32(pairsafe.INT8_MAX) / np.where(largest > 0, largest, np.float32(1))
+    scaled = view * factors[:, np.newaxis, np.newaxis]
+    return np.asarray(np.rint(scaled, out=scaled), np.int8)
+
+
+def find_clipping(integers: Weights) -> NDArray[np.bool_]:
+    """Per output channel what ``pairsafe.find_clipping`` says, in a tenth of the time: here it is every weight's turn.
+
+    One member alone never passes the limit, so that only sums matter, of either sign. Both pairings are the
+    same where a kernel position has an even number of channels.
+    """
+    flat = _largest_sum(integers.reshape(len(integers), 1, -1))
+    return np.asarray(np.maximum(flat, _largest_sum(integers)) if integers.shape[-1] % 2 else flat) > _CLIPS_ABOVE
+
+
+def _largest_sum(integers: Weights) -> NDArray[np.int16]:
+    first, second = integers[..., 0::2], integers[..., 1::2]
+    sums = np.add(first[..., : second.shape[-1]], second, dtype=np.int16)
+    both = sums.reshape(len(integers), -1)
+    return np.asarray(np.maximum(both.max(axis=1, initial=0), -both.min(axis=1, initial=0)))
+
+
+def _find_high(subject: Subject, node: Node) -> float | None:
+    """The largest value that calibration saw behind an activation: the quantizer merges it into the layer before."""
+    before = subject.graph.producers.get(node.inputs[0])
+    record = None if before is None else subject.records.get(before.name)
+    return None if record is None else record.output_range[1]
+
+
+def _describe_loss(high: float) -> str:
+    if not high > 0:
+        return "it is never above 0"
+    bits = math.log2(high / _SIX)
+    change = f"{bits:.1f} bits coarser than" if bits > 0 else f"{-bits:.1f} bits finer than"
+    fp16 = 2.0 ** (math.floor(math.log2(high)) - 10)
+    return f"up to {high:.3g}, int8 step {high / 255:.2g} ({change} ReLU6), fp16 step {fp16:.2g} there"

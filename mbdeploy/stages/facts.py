@@ -1,0 +1,150 @@
+"""From saved results to the figures a report shows: parity, latency and accuracy, one struct a row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import msgspec
+
+from mbdeploy.derive import (
+    Changed,
+    Clock,
+    Latency,
+    choose_clock,
+    compare_predictions,
+    compare_series,
+    estimate_accuracy,
+    judge_run,
+    summarise_latency,
+)
+from mbdeploy.estimate import Interval
+from mbdeploy.results import BenchRun, Check, EvalReport, Metrics, ParityReport, ParityRow
+
+
+class ParityFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One output of one model on one provider. ``executed`` and ``exact`` are against the reference,
+    ``saturation`` is executed against exact (None where it does not exist)."""
+
+    model: str
+    provider: str
+    output: str
+    executed: Metrics | None
+    exact: Metrics | None
+    saturation: Metrics | None
+    elsewhere: tuple[str, ...]
+
+
+class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One model of one run. ``ratio`` is its time over the baseline's by ``clock``, None for the baseline itself;
+    ``wall`` and ``cpu`` are its own times."""
+
+    model: str
+    provider: str
+    threads: int
+    batch_size: int
+    clock: Clock
+    ratio: Interval | None
+    wall: Latency
+    cpu: Latency
+    load_ns: int
+    first_ns: int
+    peak_bytes: int
+    loaded_bytes: int
+    base_bytes: int
+
+
+class LatencyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """One run: its models, the ratio of the baseline to itself (``control``), and the verdicts."""
+
+    models: tuple[LatencyFact, ...]
+    control: Interval
+    checks: tuple[Check, ...]
+    cpu: str
+    isa: tuple[str, ...]
+    inputs: str
+
+
+class AccuracyFact(msgspec.Struct, frozen=True, kw_only=True):
+    """One model over labelled data; ``changed`` and ``metrics`` are against the first model (None for itself)."""
+
+    model: str
+    top1: Interval
+    top5: Interval
+    changed: Changed | None
+    metrics: Metrics | None
+
+
+class AccuracyFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """All models over one labelled data set."""
+
+    data: str
+    background: bool
+    models: tuple[AccuracyFact, ...]
+
+
+def derive_parity(report: ParityReport) -> tuple[ParityFact, ...]:
+    """One fact a model, provider and output, in the order of the report."""
+    groups = groupby(report.rows, key=lambda row: (row.model.name, row.provider, row.output))
+    return tuple(_collect_parity(*key, list(rows)) for key, rows in groups)
+
+
+def derive_latency(run: BenchRun) -> LatencyFacts:
+    """The figures of one run, and its verdicts."""
+    clock = choose_clock(run)
+    models = tuple(
+        LatencyFact(
+            model=series.model.name,
+            provider=run.provider,
+            threads=run.threads,
+            batch_size=run.batch_size,
+            clock=clock,
+            ratio=compare_series(run, index, clock) if index else None,
+            wall=summarise_latency(series, run.batch_size, "wall"),
+            cpu=summarise_latency(series, run.batch_size, "cpu"),
+            load_ns=series.load_ns,
+            first_ns=series.first_ns,
+            peak_bytes=series.peak_bytes,
+            loaded_bytes=series.loaded_bytes,
+            base_bytes=series.base_bytes,
+        )
+        for index, series in enumerate(run.series)
+    )
+    return LatencyFacts(
+        models=models,
+        control=compare_series(run, -1, clock),
+        checks=judge_run(run),
+        cpu=run.host.cpu,
+        isa=run.host.isa,
+        inputs=run.inputs,
+    )
+
+
+def derive_accuracy(report: EvalReport) -> AccuracyFacts:
+    """The figures of one evaluation."""
+    models = tuple(
+        AccuracyFact(
+            model=evaluated.model.name,
+            top1=estimate_accuracy(report, index, 1),
+            top5=estimate_accuracy(report, index, 5),
+            changed=compare_predictions(report, index) if index else None,
+            metrics=report.metrics[index - 1] if index else None,
+        )
+        for index, evaluated in enumerate(report.models)
+    )
+    return AccuracyFacts(data=report.data, background=report.background, models=models)
+
+
+def _collect_parity(model: str, provider: str, output: str, rows: Iterable[ParityRow]) -> ParityFact:
+    found = {(row.mode, row.against): row for row in rows}
+    metrics = {key: row.metrics for key, row in found.items()}
+    executed = found.get(("executed", "reference"))
+    return ParityFact(
+        model=model,
+        provider=provider,
+        output=output,
+        executed=metrics.get(("executed", "reference")),
+        exact=metrics.get(("exact", "reference")),
+        saturation=metrics.get(("executed", "exact")),
+        elsewhere=executed.placement.elsewhere if executed else (),
+    )

@@ -1,0 +1,191 @@
+"""Derived figures as tables: parity and its gates, latency, accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from mbdeploy.estimate import Interval
+from mbdeploy.results import Check, Metrics
+from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts, ParityFact
+from mbdeploy.stages.tables import Table, format_bytes
+
+_VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
+_CLOCKS = {"cpu": "CPU time", "wall": "wall clock"}
+NOT_AVAILABLE = "n/a"
+
+
+def tabulate_parity(facts: Sequence[ParityFact]) -> list[Table]:
+    """How far every variant is from the reference, as executed and exact."""
+    if not facts:
+        return []
+    several = len({fact.output for fact in facts}) > 1
+    images = max(metrics.images for fact in facts if (metrics := fact.executed) is not None)
+    rows = tuple(
+        (
+            f"{fact.model}: {fact.output}" if several else fact.model,
+            fact.provider,
+            _name_sqnr(fact.executed),
+            _name_sqnr(fact.exact),
+            _name_share(fact.executed),
+            _name_number(fact.executed.max_abs if fact.executed else None),
+            _name_number(fact.executed.cosine if fact.executed else None, 5),
+            _name_number(fact.saturation.max_lsb if fact.saturation else None),
+        )
+        for fact in facts
+    )
+    notes = [f"{fact.model} on {fact.provider}: {reason}" for fact in facts if (reason := _find_reason(fact))]
+    notes += [
+        f"{fact.model} on {fact.provider}: {len(fact.elsewhere)} nodes ran elsewhere: {', '.join(fact.elsewhere[:4])}"
+        for fact in facts
+        if fact.elsewhere
+    ]
+    notes.append("exact: Q/DQ in float. top-1: images with the reference's best class. LSB: executed against exact.")
+    columns = ("file", "on", "SQNR dB", "exact dB", "top-1", "max abs", "cosine", "LSB")
+    return [Table(title=f"Parity over {images} images", columns=columns, rows=rows, notes=tuple(notes), left=(0, 1))]
+
+
+def list_parity_rows(metrics: Sequence[Metrics | None]) -> list[tuple[str, ...]]:
+    """SQNR and agreement as rows, one column a model."""
+    images = next((found.images for found in metrics if found), 0)
+    return [
+        ("SQNR of the outputs, dB", *map(_name_sqnr, metrics)),
+        (f"same best class, {images} images", *map(_name_share, metrics)),
+    ]
+
+
+def tabulate_checks(checks: Sequence[Check]) -> list[Table]:
+    """Every gate with its value, its bound and its verdict."""
+    if not checks:
+        return []
+    rows = tuple(
+        (check.subject, check.name, _name_number(check.value), f"{check.comparison} {check.bound:.4g}", _judge(check))
+        for check in checks
+    )
+    notes = tuple(f"{check.name}, {check.subject}: {check.note}" for check in checks if check.note)
+    columns = ("what", "gate", "value", "bound", "verdict")
+    return [Table(title="Gates", columns=columns, rows=rows, notes=notes, left=(0, 1))]
+
+
+def tabulate_latency(facts: LatencyFacts) -> list[Table]:
+    """One run: times and ratios, then load, first inference and memory."""
+    first = facts.models[0]
+    clock = _CLOCKS[first.clock]
+    times = tuple(
+        (
+            model.model,
+            _name_ratio(model),
+            *(_name_ms(value) for value in (model.wall.p50_ns, model.wall.p90_ns, model.wall.p99_ns)),
+            _name_number(model.wall.images_per_s, 4),
+            str(model.wall.n),
+        )
+        for model in facts.models
+    )
+    costs = tuple(
+        (
+            model.model,
+            _name_ms(model.load_ns),
+            _name_ms(model.first_ns),
+            format_bytes(model.peak_bytes),
+            format_bytes(model.peak_bytes - model.base_bytes),
+        )
+        for model in facts.models
+    )
+    share = f"{100 * facts.control.confidence:.0f} %"
+    notes = (
+        f"Ratio: median of pairs, {clock}, with its {share} interval; percentiles and images/s: wall clock.",
+        f"The baseline against itself (A/A): {_name_interval(facts.control)}, {_judge(facts.checks[0])}.",
+        f"{facts.cpu} ({', '.join(facts.isa)})",
+    )
+    title = f"Latency on {first.provider}, {_name_threads(first)}, batch {first.batch_size}"
+    columns = ("file", f"{clock} ratio", "p50 ms", "p90 ms", "p99 ms", "images/s", "n")
+    return [
+        Table(title=title, columns=columns, rows=times, notes=notes),
+        Table(
+            title="Start and memory, each in a fresh process",
+            columns=("file", "load ms", "first run ms", "peak memory", "of it the model"),
+            rows=costs,
+        ),
+    ]
+
+
+def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
+    """Time, ratio and memory as rows, one column a model."""
+    first = models[0]
+    return [
+        (f"ms an image, {_name_threads(first)}", *(_name_ms(model.wall.p50_ns) for model in models)),
+        (f"{_CLOCKS[first.clock]}, paired", *(_name_ratio(model) for model in models)),
+        ("peak memory of a process", *(format_bytes(model.peak_bytes) for model in models)),
+    ]
+
+
+def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
+    """Top-1 and top-5 of each model, then what changed against the first one."""
+    first, *others = facts.models
+    rows = tuple(
+        (model.model, _name_percent(model.top1), _name_percent(model.top5), str(model.top1.n)) for model in facts.models
+    )
+    note = ("Class 0 is a background class; labels count from 1.",) if facts.background else ()
+    tables = [
+        Table(title=f"Accuracy on {facts.data}", columns=("file", "top-1 %", "top-5 %", "n"), rows=rows, notes=note)
+    ]
+    changes = tuple(
+        (
+            model.model,
+            f"{changed.changed} of {changed.n}",
+            f"+{changed.gained} -{changed.lost}",
+            _name_percent(changed.difference, sign="+"),
+            f"{changed.p_value:.2g}",
+            _name_sqnr(model.metrics),
+        )
+        for model in others
+        if (changed := model.changed) is not None
+    )
+    if changes:
+        columns = ("file", "changed", "right/wrong", "top-1, points", "p", "SQNR dB")
+        tables.append(Table(title=f"Against {first.model}, image by image", columns=columns, rows=changes))
+    return tables
+
+
+def _judge(check: Check) -> str:
+    return _VERDICTS[check.passed]
+
+
+def _find_reason(fact: ParityFact) -> str | None:
+    return next((found.degenerate for found in (fact.executed, fact.exact) if found and found.degenerate), None)
+
+
+def _name_sqnr(metrics: Metrics | None) -> str:
+    if metrics is not None and metrics.sqnr_db == math.inf:
+        return "equal"
+    return _name_number(metrics.sqnr_db if metrics else None, 4)
+
+
+def _name_share(metrics: Metrics | None) -> str:
+    share = metrics.top1_agreement if metrics else None
+    return NOT_AVAILABLE if share is None else f"{100 * share:.1f} %"
+
+
+def _name_number(value: float | None, digits: int = 3) -> str:
+    return NOT_AVAILABLE if value is None or math.isnan(value) else f"{value:.{digits}g}"
+
+
+def _name_threads(model: LatencyFact) -> str:
+    return f"{model.threads} thread" + "s" * (model.threads > 1)
+
+
+def _name_ratio(model: LatencyFact) -> str:
+    return _name_interval(model.ratio) if model.ratio else "baseline"
+
+
+def _name_ms(value_ns: float | None) -> str:
+    return NOT_AVAILABLE if value_ns is None else f"{value_ns / 1e6:.2f}"
+
+
+def _name_interval(interval: Interval) -> str:
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _name_percent(interval: Interval, sign: str = "") -> str:
+    value, low, high = (100 * bound for bound in (interval.value, interval.low, interval.high))
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"

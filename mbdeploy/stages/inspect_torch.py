@@ -1,0 +1,76 @@
+"""The inspect stage's torch children: a card traced to a file, and its network counted over width and resolution."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mbdeploy import model_file
+from mbdeploy.card import ModelCard, load_card
+from mbdeploy.errors import UsageError
+from mbdeploy.isolate import Progress
+
+#: The values that MobileNets (arXiv:1704.04861, tables 6 and 7) prints.
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+SIZES = (128, 160, 192, 224)
+
+
+def trace_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    """Write the card's network to ``request["output"]``, without golden outputs and without comparing anything."""
+    card = load_card(request["card"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's notes to its own developers
+        from mbdeploy.nets import tracing, weights
+
+        model, _ = tracing.trace_network(
+            weights.load_network(card),
+            _shape(card, card.preprocess.size),
+            exporter="dynamo",
+            opset=18,
+            outputs=("logits",),
+            where=card.name,
+        )
+    model_file.write_metadata(model, {"mbdeploy.card": card.name})
+    model_file.save_model(model, Path(request["output"]))
+    return {}
+
+
+def sweep_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    """MACs and weights of the card's network for ``ALPHAS`` x ``SIZES`` and the card's own; fields of a Sweep.
+
+    Nothing is computed: on torch's meta device tensors have shapes only, and its own counter adds up
+    convolutions and matrix products. Weights are those of two axes and more, as in the ONNX counts.
+
+    Raises:
+        UsageError: a card with a factory. CardError: a net that takes no ``alpha``, the width multiplier.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mbdeploy.nets import build_net
+
+    card = load_card(request["card"])
+    if card.net is None:
+        raise UsageError(
+            where=card.name,
+            expected="a card that names a net, for --sweep",
+            found="one with a factory",
+            todo="choose another card (`mbdeploy list`), or leave --sweep out",
+        )
+    own = float(card.args.get("alpha", 1.0))
+    cells = []
+    for alpha in sorted({*ALPHAS, own}):
+        with torch.device("meta"):
+            network = build_net(card.net, **{**card.args, "alpha": alpha}).eval()
+        weights = sum(value.numel() for value in network.parameters() if value.ndim > 1)
+        for size in sorted({*SIZES, card.preprocess.size}):
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                network(torch.empty(1, *_shape(card, size), device="meta"))
+            macs = counter.get_total_flops() // 2  # one multiply and one add each
+            cells.append({"alpha": alpha, "size": size, "macs": macs, "weights": weights})
+    return {"card": card.name, "alpha": own, "size": card.preprocess.size, "cells": cells}
+
+
+def _shape(card: ModelCard, size: int) -> tuple[int, int, int]:
+    return (card.preprocess.channels, size, size)

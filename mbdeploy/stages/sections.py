@@ -1,0 +1,81 @@
+"""What export, simplify and quantize recorded, as tables: for the command that ran and for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mbdeploy.results import ExportRecord, LayerRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.stages.tables import Table, format_bytes
+
+_MOST_ROWS = 6
+
+
+def tabulate_export(record: ExportRecord) -> list[Table]:
+    """What an export did, as facts."""
+    rows = (
+        ("exporter", f"{record.exporter}, opset {record.opset}"),
+        ("max |torch - ONNX Runtime|", f"{record.max_abs:.2g} over {record.images} images"),
+        ("weights", "trained" if record.trained else "seeded, not trained"),
+    )
+    return [Table(title="Export", columns=("", ""), rows=rows, left=(0, 1))]
+
+
+def tabulate_simplify(record: SimplifyRecord) -> list[Table]:
+    """What a simplification did: onnxsim's verdict, our rewrites, and the operators that went or came."""
+    rows = [
+        ("onnxsim", f"{record.onnxsim} ({record.attempt})" if record.attempt else record.onnxsim),
+    ]
+    if record.detail:
+        rows.append(("detail", record.detail))
+    rows += [(f"rewrite {rewrite.name}", f"{rewrite.count} x") for rewrite in record.rewrites]
+    nodes = (sum(record.operators_before.values()), sum(record.operators_after.values()))
+    rows.append(("nodes", f"{nodes[0]} -> {nodes[1]}"))
+    changed = _list_changes(record.operators_before, record.operators_after)
+    if changed:
+        rows.append(("operators", ", ".join(changed)))
+    rows.append(("max |before - after|", f"{record.max_abs:.2g}"))
+    return [Table(title="Simplify", columns=("", ""), rows=tuple(rows), left=(0, 1))]
+
+
+def tabulate_quantize(record: QuantizeRecord) -> list[Table]:
+    """What a quantization did, the layers where pair-safety cost most, and what stayed in float."""
+    convolutions = [layer for layer in record.layers if not layer.depthwise]
+    rows = [
+        ("recipe", record.recipe),
+        ("calibration", f"{record.method}, {record.samples} images of {record.data}"),
+        ("layers quantized", f"{len(record.layers)}, of them depthwise {len(record.layers) - len(convolutions)}"),
+        ("nodes left in float", str(len(record.float_nodes))),
+        ("CPU time, peak memory", f"{record.cpu_s:.1f} s, {format_bytes(record.peak_bytes)}"),
+    ]
+    clipping = [layer for layer in convolutions if layer.clipping > 0]
+    rows.append(("would clip without care", f"{len(clipping)} of {len(convolutions)} layers on AVX2"))
+    facts = Table(title="Quantize", columns=("", ""), rows=tuple(rows), left=(0, 1))
+    return [facts, *_tabulate_growth(convolutions), *_tabulate_float(record.float_nodes)]
+
+
+def _tabulate_growth(layers: Sequence[LayerRecord]) -> list[Table]:
+    worst = sorted(layers, key=lambda layer: layer.growth_max, reverse=True)[:_MOST_ROWS]
+    rows = tuple(
+        (layer.node, f"{layer.growth_mean:.2f}", f"{layer.growth_max:.2f}", f"{100 * layer.clipping:.0f} %")
+        for layer in worst
+        if layer.growth_max > 1
+    )
+    if not rows:
+        return []
+    title = "Weight scales over plain ones (the layers that grew most)"
+    return [Table(title=title, columns=("node", "mean", "largest", "channels that would clip"), rows=rows)]
+
+
+def _tabulate_float(nodes: Mapping[str, str]) -> list[Table]:
+    if not nodes:
+        return []
+    rows = tuple(nodes.items())
+    notes = (f"and {len(rows) - _MOST_ROWS} more",) if len(rows) > _MOST_ROWS else ()
+    columns = ("node", "why")
+    return [Table(title="Left in float", columns=columns, rows=rows[:_MOST_ROWS], notes=notes, left=(0, 1))]
+
+
+def _list_changes(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    names = sorted({*before, *after})
+    counts = ((name, before.get(name, 0), after.get(name, 0)) for name in names)
+    return [f"{name} {old} -> {new}" for name, old, new in counts if old != new]

@@ -1,0 +1,132 @@
+"""Options and library keywords are the same words with the same defaults."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from mbdeploy.cli import program
+from mbdeploy.cli.demo import command as demo_command
+from mbdeploy.cli.options import keep_given
+from mbdeploy.cli.screen import Screen
+
+#: Command -> the public function it calls, and the function's parameters that a command line cannot give.
+CALLS = {
+    "run": ("mbdeploy.pipeline:run", {"on_stage"}),
+    "export": ("mbdeploy.stages.export:export", set()),
+    "simplify": ("mbdeploy.stages.simplify:simplify", set()),
+    "quantize": ("mbdeploy.stages.quantize:quantize", set()),
+    "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
+    "bench": ("mbdeploy.stages.bench:bench", set()),
+    "evaluate": ("mbdeploy.stages.evaluate:evaluate", set()),
+}
+NOT_TYPED = {"on_progress", "limits"}
+#: Commands that save the function's result themselves: --output is theirs alone.
+SAVERS = {"verify", "bench", "evaluate"}
+#: Defaults that the help page says in other words than Python does.
+SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset"}
+
+
+def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:
+    place, left_out = CALLS[name]
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function), left_out
+
+
+def list_parameters(name: str) -> dict[str, click.Parameter]:
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    return {parameter.name or "": parameter for parameter in command.params if parameter.expose_value}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_option_names_are_the_keywords_of_the_function_called(name: str) -> None:
+    function, left_out = load_call(name)
+    keywords = set(inspect.signature(function).parameters)
+    own = {"output"} if name in SAVERS else set()
+    assert set(list_parameters(name)) - own == keywords - left_out - NOT_TYPED
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_default_on_the_help_page_is_the_library_s(name: str) -> None:
+    function, _ = load_call(name)
+    parameters = inspect.signature(function).parameters
+    for option in list_parameters(name).values():
+        if not isinstance(option, click.Option) or option.name not in set(parameters) - SAID_OTHERWISE:
+            continue
+        said = option.show_default
+        real = parameters[option.name or ""].default
+        if said is False or said is None:
+            assert real in (None, (), inspect.Parameter.empty), f"{option.name}: {real}"
+        elif name != "run" or real is not None:  # a card's word comes first there
+            assert said == (real[0] if isinstance(real, tuple) else str(real)), option.name
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_is_not_given_is_left_to_the_library(name: str) -> None:
+    command = program.get_command(click.Context(program), name)
+    assert command is not None
+    args = ["word", *(["--data", "d"] if name == "evaluate" else [])]
+    params = command.make_context(name, args, obj=Screen()).params
+    options = {option.name: params[option.name] for option in command.params if option.name in params}
+    given = keep_given({key: value for key, value in options.items() if isinstance(key, str)})
+    assert set(given.values()) <= {"word", ("word",), "d"}
+
+
+def test_recipes_and_methods_on_the_help_page_are_those_of_the_library() -> None:
+    from mbdeploy.quant.recipes import RECIPES
+    from mbdeploy.stages.quantize_job import METHODS
+
+    parameters = list_parameters("quantize")
+    recipe, method = parameters["recipe"], parameters["calibration_method"]
+    assert isinstance(recipe, click.Option) and isinstance(method.type, click.Choice)
+    assert (recipe.help or "").rstrip(".").replace(" or ", ", ").split(", ") == list(RECIPES)
+    assert tuple(method.type.choices) == METHODS
+
+
+def test_the_opset_on_the_help_page_is_the_library_s() -> None:
+    from mbdeploy.stages.export_plan import DEFAULT_OPSET
+
+    opset = list_parameters("export")["opset"]
+    assert isinstance(opset, click.Option)
+    assert opset.show_default == str(DEFAULT_OPSET)
+
+
+def test_stages_that_can_be_forced_are_those_of_the_pipeline() -> None:
+    from mbdeploy.pipeline import STAGES
+
+    force = list_parameters("run")["force"]
+    assert isinstance(force.type, click.Choice)
+    assert tuple(force.type.choices) == STAGES
+
+
+def test_the_demo_shows_a_card_with_real_weights() -> None:
+    from mbdeploy.card import load_card
+
+    card = next(parameter for parameter in demo_command.params if parameter.name == "card")
+    assert load_card(str(card.default)).weights.trained
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["quantize", "a.onnx"], "needs --calibration"),
+        (["bench", "a.onnx", "--provider-option", "novalue"], "expected KEY=VALUE, found 'novalue'"),
+        (["export", "a.b:c", "--input-shape", "224"], "expected three numbers C,H,W, found '224'"),
+        (["quantize", "a.onnx", "--calibration-method", "magic"], "'magic' is not one of"),
+        (["verify", "a.onnx", "--threads", "0"], "0 is not in the range"),
+        (["run", "efficientnet_lite0", "--force", "everything"], "'everything' is not one of"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(args: list[str], message: str) -> None:
+    from click.testing import CliRunner
+
+    result = CliRunner().invoke(program, args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""

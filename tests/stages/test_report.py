@@ -1,0 +1,350 @@
+"""The report is a pure function of a folder's files: what they say is shown, what they do not say is not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
+from mbdeploy.errors import DataError, UsageError
+from mbdeploy.results import (
+    BenchRun,
+    Check,
+    EvalReport,
+    Evaluated,
+    ExportRecord,
+    Host,
+    LayerRecord,
+    Metrics,
+    ModelRef,
+    ParityReport,
+    ParityRow,
+    Placement,
+    Prediction,
+    QuantizeRecord,
+    Rewrite,
+    Series,
+    SimplifyRecord,
+)
+from mbdeploy.stages.facts import derive_parity
+from mbdeploy.stages.figures import tabulate_parity
+from mbdeploy.stages.report import SEEDED, read_report, report, tabulate_side_by_side
+
+HOST = Host(
+    machine="x86_64",
+    system="Linux 6",
+    cpu="A CPU",
+    isa=("avx2",),
+    cores=2,
+    affinity=2,
+    cgroup_cores=None,
+    memory_bytes=8 << 30,
+    versions={"onnxruntime": "1.31.1"},
+    providers=("CPUExecutionProvider",),
+)
+PLACEMENT = Placement(nodes={"CPUExecutionProvider": 3}, operators={"Conv": 1, "Relu": 1, "Gemm": 1})
+
+
+def name_model(name: str) -> ModelRef:
+    return ModelRef(name=name, path=f"{name}.onnx", sha256="0" * 64, size_bytes=1)
+
+
+def make_metrics(**changed: Any) -> Metrics:
+    plain = Metrics(images=32, elements=320, max_abs=0.25, sqnr_db=21.5, cosine=0.997, top1_agreement=0.96875)
+    return msgspec.structs.replace(plain, **changed)
+
+
+def make_row(name: str, mode: str, against: str, metrics: Metrics, **changed: Any) -> ParityRow:
+    row = ParityRow(
+        model=name_model(name),
+        provider="cpu",
+        mode=mode,  # type: ignore[arg-type]
+        output="logits",
+        metrics=metrics,
+        placement=PLACEMENT,
+        session={},
+        against=against,  # type: ignore[arg-type]
+    )
+    return msgspec.structs.replace(row, **changed)
+
+
+def make_parity(*rows: ParityRow, checks: tuple[Check, ...] = ()) -> ParityReport:
+    return ParityReport(reference="golden.npz", rows=rows, checks=checks, hosts={"cpu": HOST})
+
+
+def make_series(name: str, times_ns: list[int]) -> Series:
+    return Series(
+        model=name_model(name),
+        provider="cpu",
+        wall_ns=tuple(times_ns),
+        cpu_ns=tuple(times_ns),
+        load_ns=50_000_000,
+        first_ns=9_000_000,
+        warmup_ns=(),
+        peak_bytes=100_000_000,
+        base_bytes=60_000_000,
+        loaded_bytes=80_000_000,
+        placement=PLACEMENT,
+        session={},
+    )
+
+
+def make_run(n: int, ratio: float = 0.5) -> BenchRun:
+    return BenchRun(
+        provider="cpu",
+        threads=1,
+        batch_size=1,
+        warmup=None,
+        min_duration_s=1.0,
+        inputs="golden.npz",
+        tolerance=0.05,
+        seed=0,
+        series=(make_series("simplified", [10_000_000] * n), make_series("int8", [int(10_000_000 * ratio)] * n)),
+        control=make_series("simplified", [10_000_000] * n),
+        host=HOST,
+    )
+
+
+EXPORT = ExportRecord(
+    exporter="dynamo", opset=18, images=32, max_abs=1.5e-5, torch_export_s=3.0, trained=True, golden_sha256="1" * 64
+)
+SIMPLIFY = SimplifyRecord(
+    onnxsim="CRASHED",
+    attempt="rewrites only",
+    detail="killed by SIGSEGV",
+    rewrites=(Rewrite(name="mean_to_global_pool", count=2, nodes=("a", "b")),),
+    operators_before={"ReduceMean": 2, "Conv": 1},
+    operators_after={"GlobalAveragePool": 2, "Conv": 1},
+    max_abs=0.0,
+)
+LAYER = LayerRecord(
+    node="stem",
+    operator="Conv",
+    weight="stem.weight",
+    depthwise=False,
+    input_range=(-1.0, 1.0),
+    output_range=(0.0, 6.0),
+    weight_scale=(0.001, 0.002),
+    growth_mean=1.25,
+    growth_max=1.75,
+    clipping=0.5,
+)
+QUANTIZE = QuantizeRecord(
+    recipe="portable",
+    method="minmax",
+    samples=128,
+    data="photos",
+    data_digest="2" * 64,
+    layers=(LAYER,),
+    float_nodes={"gate": "HardSigmoid has no INT8 kernel"},
+    operators={"QLinearConv": 1},
+    cpu_s=6.5,
+    peak_bytes=200_000_000,
+)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write an output folder: ``make_folder(fp32=EXPORT, int8=QUANTIZE, parity=…, bench=…)``."""
+
+    def make(**parts: Any) -> Path:
+        folder = tmp_path / "lite0"
+        results = {"parity", "bench", "evaluation"}
+        for name in results & set(parts):
+            artifact.write_json(folder / "results" / f"{name}.json", parts[name])
+        for number, name in enumerate([part for part in parts if part not in results], start=1):
+            artifact.write_bytes(folder / f"{name}.onnx", b"x" * (4_000_000 // number))
+            provenance = Provenance(stage=name, params={}, parents={}, tools={"onnx": "1.23"})
+            artifact.write_sidecar(folder / f"{name}.onnx", provenance, parts[name])
+        return folder
+
+    return make
+
+
+def test_a_folder_without_results_is_refused_and_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no fp32.onnx.*run `mbdeploy run` first"):
+        report(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        report(tmp_path / "absent")
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="table, md, json"):
+        report(tmp_path, format="pdf")
+
+
+def test_a_result_that_is_torn_or_foreign_is_refused_by_name(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, bench=[make_run(40)])
+    path = folder / "results" / "bench.json"
+    for text in (path.read_text()[:-20], '[{"provider": "cpu"}]', "[]x", '{"a": 1}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"bench\.json: expected a result"):
+            report(folder)
+
+
+def test_what_was_not_measured_is_left_out(make_folder: Callable[..., Path]) -> None:
+    shown = report(make_folder(fp32=EXPORT))
+    assert "Export" in shown
+    assert not any(word in shown for word in ("Simplify", "Quantize", "Parity", "Gates", "Latency", "Accuracy"))
+
+
+def test_seeded_weights_are_said_loudly_and_trained_ones_are_not(make_folder: Callable[..., Path]) -> None:
+    seeded = msgspec.structs.replace(EXPORT, trained=False)
+    for shape in ("table", "md"):
+        assert SEEDED in report(make_folder(fp32=seeded), format=shape)
+        assert "SEEDED" not in report(make_folder(fp32=EXPORT), format=shape)
+
+
+def test_every_stage_s_own_facts_are_shown(make_folder: Callable[..., Path]) -> None:
+    shown = report(make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE))
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[:3] == ["Files of lite0", "", "file MB of fp32.onnx sha256"]
+    for expected in (
+        "max |torch - ONNX Runtime| 1.5e-05 over 32 images",
+        "onnxsim CRASHED (rewrites only)",
+        "detail killed by SIGSEGV",
+        "rewrite mean_to_global_pool 2 x",
+        "operators GlobalAveragePool 0 -> 2, ReduceMean 2 -> 0",
+        "calibration minmax, 128 images of photos",
+        "would clip without care 1 of 1 layers on AVX2",
+        "stem 1.25 1.75 50 %",
+        "gate HardSigmoid has no INT8 kernel",
+    ):
+        assert expected in lines
+
+
+def test_parity_shows_executed_beside_exact_and_the_gates(make_folder: Callable[..., Path]) -> None:
+    gate = Check(name="sqnr_db", subject="int8 on cpu", value=18.25, bound=20.0, comparison=">=", passed=False)
+    rows = (
+        make_row("int8", "executed", "reference", make_metrics(sqnr_db=18.25, max_lsb=9.0)),
+        make_row("int8", "exact", "reference", make_metrics(sqnr_db=21.5)),
+        make_row("int8", "executed", "exact", make_metrics(sqnr_db=20.0, max_lsb=7.0)),
+    )
+    shown = report(make_folder(int8=QUANTIZE, parity=make_parity(*rows, checks=(gate,))))
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "int8 cpu 18.25 21.5 96.9 % 0.25 0.997 7" in lines
+    assert "int8 on cpu sqnr_db 18.2 >= 20 FAIL" in lines
+    assert "Parity over 32 images" in lines
+
+
+def test_a_degenerate_output_has_no_numbers_but_a_reason() -> None:
+    nan = math.nan
+    bad = make_metrics(max_abs=nan, sqnr_db=nan, cosine=nan, top1_agreement=None, degenerate="constant output: 3")
+    (table,) = tabulate_parity(_derive(make_row("int8", "executed", "reference", bad)))
+    assert table.rows == (("int8", "cpu", "n/a", "n/a", "n/a", "n/a", "n/a", "n/a"),)
+    assert table.notes[0] == "int8 on cpu: constant output: 3"
+
+
+def test_equal_outputs_are_called_equal_and_not_infinite() -> None:
+    same = make_metrics(sqnr_db=math.inf, max_abs=0.0)
+    (table,) = tabulate_parity(_derive(make_row("simplified", "executed", "reference", same)))
+    assert table.rows[0][2] == "equal"
+
+
+def test_nodes_that_ran_on_another_provider_are_named() -> None:
+    placement = msgspec.structs.replace(PLACEMENT, elsewhere=("Resize up", "TopK k"))
+    row = make_row("int8", "executed", "reference", make_metrics(), placement=placement, provider="cuda")
+    (table,) = tabulate_parity(_derive(row))
+    assert table.notes[0] == "int8 on cuda: 2 nodes ran elsewhere: Resize up, TopK k"
+
+
+def test_several_outputs_are_rows_of_their_own() -> None:
+    rows = [make_row("net", "executed", "reference", make_metrics(), output=name) for name in ("p3", "p4")]
+    (table,) = tabulate_parity(_derive(*rows))
+    assert [row[0] for row in table.rows] == ["net: p3", "net: p4"]
+
+
+def test_latency_is_the_ratio_of_pairs_and_percentiles_only_where_samples_carry_them(
+    make_folder: Callable[..., Path],
+) -> None:
+    lines = [
+        " ".join(line.split()) for line in report(make_folder(fp32=EXPORT, bench=[make_run(70, 0.5)])).splitlines()
+    ]
+    assert "simplified baseline 10.00 10.00 n/a 100 70" in lines
+    assert "int8 0.500 [0.500, 0.500] 5.00 5.00 n/a 200 70" in lines
+    assert "The baseline against itself (A/A): 1.000 [1.000, 1.000], pass." in lines
+    assert "int8 50.00 9.00 100.00 MB 40.00 MB" in lines
+    assert "int8 on cpu cpu time ratio 0.5 <= 1.05 pass" in lines
+
+
+def test_too_few_pairs_are_inconclusive(make_folder: Callable[..., Path]) -> None:
+    found = read_report(make_folder(fp32=EXPORT, bench=[make_run(4)]))
+    assert [check.passed for check in found.latency[0].checks] == [None, None]
+    assert "inconclusive" in report(make_folder(fp32=EXPORT, bench=[make_run(4)]))
+
+
+def test_accuracy_has_n_intervals_and_the_paired_difference(make_folder: Callable[..., Path]) -> None:
+    def evaluate(name: str, hits: int) -> Evaluated:
+        predictions = tuple(
+            Prediction(name=str(index), label=0, top=(0, 1, 2, 3, 4) if index < hits else (1, 2, 3, 4, 0))
+            for index in range(100)
+        )
+        return Evaluated(model=name_model(name), provider="cpu", predictions=predictions, placement=PLACEMENT)
+
+    evaluation = EvalReport(
+        data="images",
+        data_digest="3" * 64,
+        classes=5,
+        background=False,
+        models=(evaluate("fp32", 80), evaluate("int8", 75)),
+        metrics=(make_metrics(),),
+        host=HOST,
+    )
+    shown = report(make_folder(fp32=EXPORT, evaluation=evaluation))
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert "fp32 80.0 [71.1, 86.7] 100.0 [96.3, 100.0] 100" in lines
+    row = next(line for line in lines if line.startswith("int8 5 of 100"))
+    assert row.startswith("int8 5 of 100 +0 -5 -5.0 [")
+
+
+def test_json_has_its_schema_version_and_the_derived_figures(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE, bench=[make_run(70)])
+    found = json.loads(report(folder, format="json"))
+    assert found["schema_version"] == 1
+    assert found["model"] == "lite0"
+    assert [file["size_bytes"] for file in found["files"]] == [4_000_000, 2_000_000, 1_333_333]
+    assert found["latency"][0]["models"][1]["ratio"]["value"] == 0.5
+    assert found["quantize"]["layers"][0]["growth_max"] == 1.75
+
+
+def test_the_same_files_give_the_same_report(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE, bench=[make_run(70)])
+    assert [report(folder, format=shape) for shape in ("table", "md", "json")] == [
+        report(folder, format=shape) for shape in ("table", "md", "json")
+    ]
+
+
+def test_markdown_starts_with_the_model_s_name_and_the_terminal_text_fits_80_columns(
+    make_folder: Callable[..., Path],
+) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE, bench=[make_run(70)])
+    assert report(folder, format="md").startswith("# lite0\n\n### Files of lite0\n")
+    assert max(map(len, report(folder).splitlines())) <= 80
+
+
+def test_side_by_side_shows_only_what_was_measured(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE)
+    assert tabulate_side_by_side(read_report(folder)).rows == (("size", "2.00 MB", "1.33 MB"),)
+    rows = [make_row(name, "executed", "reference", make_metrics()) for name in ("simplified", "int8")]
+    folder = make_folder(
+        fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE, parity=make_parity(*rows), bench=[make_run(70)]
+    )
+    assert tabulate_side_by_side(read_report(folder)).rows == (
+        ("size", "2.00 MB", "1.33 MB"),
+        ("SQNR of the outputs, dB", "21.5", "21.5"),
+        ("same best class, 32 images", "96.9 %", "96.9 %"),
+        ("ms an image, 1 thread", "10.00", "5.00"),
+        ("CPU time, paired", "baseline", "0.500 [0.500, 0.500]"),
+        ("peak memory of a process", "100.00 MB", "100.00 MB"),
+    )
+
+
+def _derive(*rows: ParityRow) -> Any:
+    return derive_parity(make_parity(*rows))

@@ -1,0 +1,196 @@
+"""What is said of saved results: gates that doubt before they judge, accuracies that can be counted by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from mbdeploy import derive
+from mbdeploy.derive import (
+    choose_clock,
+    compare_predictions,
+    compare_series,
+    estimate_accuracy,
+    judge_control,
+    judge_ratio,
+    judge_run,
+    summarise_latency,
+)
+from mbdeploy.estimate import Interval
+from mbdeploy.results import BenchRun, EvalReport, Evaluated, Host, ModelRef, Placement, Prediction, Series
+
+HOST = Host(
+    machine="m",
+    system="s",
+    cpu="c",
+    isa=(),
+    cores=1,
+    affinity=1,
+    cgroup_cores=None,
+    memory_bytes=1,
+    versions={},
+    providers=(),
+)
+
+
+def make_ref(name: str) -> ModelRef:
+    return ModelRef(name=name, path=name, sha256="0", size_bytes=1)
+
+
+def make_series(name: str, wall: list[int], cpu: list[int] | None = None) -> Series:
+    return Series(
+        model=make_ref(name),
+        provider="cpu",
+        wall_ns=tuple(wall),
+        cpu_ns=tuple(cpu or wall),
+        load_ns=1,
+        first_ns=1,
+        warmup_ns=(),
+        peak_bytes=3,
+        base_bytes=1,
+        loaded_bytes=2,
+        placement=Placement(nodes={}, operators={}),
+        session={},
+    )
+
+
+def make_run(*series: Series, control: Series, threads: int = 1, tolerance: float = 0.05) -> BenchRun:
+    return BenchRun(
+        provider="cpu",
+        threads=threads,
+        batch_size=2,
+        warmup=None,
+        min_duration_s=1,
+        inputs="golden.npz",
+        tolerance=tolerance,
+        seed=0,
+        series=series,
+        control=control,
+        host=HOST,
+    )
+
+
+def interval(value: float, low: float, high: float, n: int = 100) -> Interval:
+    return Interval(value=value, low=low, high=high, n=n, confidence=0.95)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "budget", "passed"),
+    [
+        (interval(1.00, 0.99, 1.01), 1.0, True),
+        (interval(1.04, 1.03, 1.05), 1.0, True),
+        (interval(1.20, 1.19, 1.21), 1.0, False),
+        (interval(0.60, 0.59, 0.61), 1.0, True),
+        (interval(1.06, 1.03, 1.08), 1.0, False),
+        (interval(1.20, 0.90, 1.50), 1.0, None),
+        (interval(0.80, 0.79, 0.81), 0.75, False),
+        (interval(0.77, 0.76, 0.78), 0.75, True),
+        (interval(1.20, 1.19, 1.21, n=10), 1.0, None),
+        (interval(float("nan"), float("nan"), float("nan")), 1.0, None),
+    ],
+)
+def test_a_ratio_fails_only_beyond_tolerance_and_doubt(ratio: Interval, budget: float, passed: bool | None) -> None:
+    gate = judge_ratio(ratio, 0.05, budget, "cpu time ratio", "int8 on cpu")
+    assert gate.passed is passed
+    assert gate.bound == pytest.approx(budget * 1.05)
+    assert (passed is None) == bool(gate.note)
+
+
+def test_a_ratio_whose_interval_holds_its_budget_does_not_fail() -> None:
+    assert judge_ratio(interval(1.06, 0.999, 1.051), 0.05, 1.0, "n", "s").passed is True
+    assert judge_ratio(interval(1.06, 1.001, 1.053), 0.05, 1.0, "n", "s").passed is False
+
+
+@pytest.mark.parametrize(
+    ("ratio", "passed"),
+    [(interval(0.99, 0.98, 1.0), True), (interval(0.90, 0.89, 0.91), False), (interval(1.0, 0.9, 1.1), None)],
+)
+def test_the_control_fails_on_either_side(ratio: Interval, passed: bool | None) -> None:
+    assert judge_control(ratio, 0.05, "fp32 on cpu").passed is passed
+
+
+def test_every_candidate_is_judged_against_the_baseline_if_the_control_holds() -> None:
+    steady = [100] * 40
+    run = make_run(
+        make_series("fp32", steady),
+        make_series("int8", [70] * 40),
+        make_series("slow", [120] * 40),
+        control=make_series("fp32", steady),
+    )
+    control, int8, slow = judge_run(run)
+    assert (control.name, control.passed, control.value) == ("A/A control", True, 0)
+    assert (int8.subject, int8.passed, int8.value) == ("int8 on cpu", True, 0.7)
+    assert (slow.subject, slow.passed, slow.value) == ("slow on cpu", False, 1.2)
+    assert judge_run(run, budgets={"int8": 0.5})[1].passed is False
+
+
+def test_no_gate_is_decided_on_a_machine_where_the_same_model_differs_from_itself() -> None:
+    run = make_run(
+        make_series("fp32", [100] * 40), make_series("slow", [150] * 40), control=make_series("fp32", [120] * 40)
+    )
+    control, slow = judge_run(run)
+    assert control.passed is False
+    assert slow.passed is None and "control" in slow.note
+
+
+def test_one_thread_is_judged_by_cpu_time_and_several_by_the_wall() -> None:
+    first, second = make_series("a", [100] * 20, [10] * 20), make_series("b", [200] * 20, [10] * 20)
+    alone, pool = make_run(first, second, control=first), make_run(first, second, control=first, threads=2)
+    assert (choose_clock(alone), choose_clock(pool)) == ("cpu", "wall")
+    assert (compare_series(alone, 1).value, compare_series(pool, 1).value) == (1, 2)
+    assert compare_series(alone, 1, "wall").value == 2
+    assert compare_series(alone, -1).value == 1
+
+
+def test_a_latency_has_only_the_percentiles_that_its_samples_carry() -> None:
+    found = summarise_latency(make_series("a", list(range(1_000_000, 1_000_100))), batch_size=4)
+    assert (found.n, found.p50_ns, found.p90_ns, found.p95_ns, found.p99_ns) == (100, 1_000_049, 1_000_089, None, None)
+    assert found.images_per_s == pytest.approx(4 / 1.000049e-3)
+    assert summarise_latency(make_series("a", [1, 2]), batch_size=1).images_per_s is None
+
+
+def make_report(*tops: list[tuple[int, ...]], labels: list[int], background: bool = False) -> EvalReport:
+    models = tuple(
+        Evaluated(
+            model=make_ref(f"m{index}"),
+            provider="cpu",
+            predictions=tuple(
+                Prediction(name=str(image), label=label, top=ranked)
+                for image, (label, ranked) in enumerate(zip(labels, ranking, strict=True))
+            ),
+            placement=Placement(nodes={}, operators={}),
+        )
+        for index, ranking in enumerate(tops)
+    )
+    return EvalReport(data="d", data_digest="0", classes=5, background=background, models=models, metrics=(), host=HOST)
+
+
+def test_accuracy_counts_labels_among_the_first_k() -> None:
+    report = make_report([(0, 1), (2, 1), (3, 4), (1, 0)], labels=[0, 1, 2, 1])
+    assert (estimate_accuracy(report, 0).value, estimate_accuracy(report, 0).n) == (0.5, 4)
+    assert estimate_accuracy(report, 0, k=2).value == 0.75
+
+
+def test_a_background_class_shifts_every_label_by_one() -> None:
+    tops = [(1, 0), (2, 3), (2, 3)]
+    assert estimate_accuracy(make_report(tops, labels=[0, 1, 2], background=True), 0).value == pytest.approx(2 / 3)
+    assert estimate_accuracy(make_report(tops, labels=[0, 1, 2]), 0).value == pytest.approx(1 / 3)
+
+
+def test_changed_predictions_are_counted_with_what_they_gained_and_lost() -> None:
+    labels = [0, 0, 0, 0, 0]
+    report = make_report([(0,), (0,), (1,), (2,), (1,)], [(0,), (1,), (0,), (3,), (1,)], labels=labels)
+    found = compare_predictions(report, 1)
+    assert (found.n, found.changed, found.gained, found.lost) == (5, 3, 1, 1)
+    assert found.difference.value == 0 and found.p_value == 1
+
+
+def test_the_same_run_gives_the_same_verdicts_again() -> None:
+    rng = np.random.default_rng(0)
+    noisy = [int(value) for value in rng.normal(1e6, 1e4, 60)]
+    other = [int(value) for value in rng.normal(1.01e6, 1e4, 60)]
+    run = make_run(make_series("a", noisy), make_series("b", other), control=make_series("a", noisy[::-1]))
+    saved = msgspec.json.decode(msgspec.json.encode(run), type=BenchRun)
+    assert judge_run(saved) == judge_run(run)
+    assert derive.compare_series(saved, 1).low < 1.01 < derive.compare_series(saved, 1).high

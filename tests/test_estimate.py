@@ -1,0 +1,172 @@
+"""Estimates: published numbers, coverage by simulation, and what must hold for any samples."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mbdeploy.estimate import (
+    compute_mcnemar,
+    estimate_paired_difference,
+    estimate_percentile,
+    estimate_proportion,
+    estimate_ratio,
+    required_samples,
+)
+
+TIMES = st.lists(st.integers(1, 10**9), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize(("percentile", "n"), [(50, 11), (90, 64), (95, 130), (99, 662), (99.9, 6636)])
+def test_a_percentile_needs_as_many_samples_as_its_definition_says(percentile: float, n: int) -> None:
+    q = percentile / 100
+    assert required_samples(percentile) == n
+    assert q**n + n * (1 - q) * q ** (n - 1) <= 0.01 < q ** (n - 1) + (n - 1) * (1 - q) * q ** (n - 2)
+
+
+@pytest.mark.parametrize("percentile", [0, 100, -1, math.nan])
+def test_a_percentile_that_is_none_is_refused(percentile: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 100"):
+        required_samples(percentile)
+
+
+def test_a_percentile_exists_only_with_the_samples_to_carry_it() -> None:
+    samples = list(range(1, 65))
+    assert estimate_percentile(samples[:63], 90) is None
+    assert estimate_percentile(samples[::-1], 90) == 58
+    assert estimate_percentile([], 50) is None
+
+
+@given(st.lists(st.integers(1, 1000), min_size=11, max_size=80))
+def test_a_percentile_is_a_value_that_was_seen_and_so_many_lie_at_or_below_it(samples: list[int]) -> None:
+    found = estimate_percentile(samples, 50)
+    assert found in samples
+    assert sum(value <= found for value in samples) >= len(samples) / 2
+
+
+@given(TIMES, st.integers(0, 5))
+@settings(deadline=None, max_examples=25)
+def test_a_series_against_itself_has_the_ratio_one(times: list[int], seed: int) -> None:
+    found = estimate_ratio(times, times, seed=seed)
+    assert (found.value, found.low, found.high, found.n) == (1, 1, 1, len(times))
+
+
+@given(TIMES, st.sampled_from([0.5, 2.0, 4.0]))
+@settings(deadline=None, max_examples=25)
+def test_a_ratio_lies_in_its_interval_and_follows_the_factor(times: list[int], factor: float) -> None:
+    rng = np.random.default_rng(len(times))
+    candidate = np.array(times) * rng.uniform(0.9, 1.1, len(times))
+    first, second = estimate_ratio(times, candidate), estimate_ratio(times, candidate * factor)
+    assert first.low <= first.value * (1 + 1e-12) and first.value <= first.high * (1 + 1e-12)
+    assert second.value == pytest.approx(first.value * factor)
+    assert second.low == pytest.approx(first.low * factor)
+
+
+def test_a_ratio_is_the_same_for_the_same_samples_and_seed() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.uniform(1, 2, 50), rng.uniform(1, 2, 50)
+    assert estimate_ratio(first, second, seed=3) == estimate_ratio(first, second, seed=3)
+    assert estimate_ratio(first, second, seed=3) != estimate_ratio(first, second, seed=4)
+
+
+def test_a_slow_spell_that_hits_both_alike_does_not_move_the_ratio() -> None:
+    spell = np.concatenate([np.ones(30), np.full(30, 3.0), np.ones(30)])
+    found = estimate_ratio(100 * spell, 90 * spell)
+    assert (found.low, found.value, found.high) == (pytest.approx(0.9),) * 3
+
+
+def test_no_pairs_or_no_time_have_no_ratio() -> None:
+    assert math.isnan(estimate_ratio([], []).value)
+    assert math.isnan(estimate_ratio([0, 1], [1, 1]).value)
+    with pytest.raises(ValueError, match="one length"):
+        estimate_ratio([1], [1, 2])
+
+
+def test_a_long_series_is_resampled_in_pieces() -> None:
+    times = np.tile([10.0, 12.0, 11.0], 4000)
+    found = estimate_ratio(times, np.roll(times, 1))
+    assert found.n == 12_000
+    assert found.low <= found.value <= found.high
+
+
+def test_the_interval_of_a_ratio_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(100):
+        noise = np.convolve(rng.lognormal(0, 0.1, 42), [0.5, 0.3, 0.2], "valid")
+        found = estimate_ratio(np.ones(40), noise / np.median(NOISE))
+        hits += found.low <= 1 <= found.high
+    assert 85 <= hits <= 100
+
+
+NOISE = np.convolve(np.random.default_rng(9).lognormal(0, 0.1, 100_002), [0.5, 0.3, 0.2], "valid")
+
+
+def test_wilsons_interval_is_the_published_one() -> None:
+    """Newcombe 1998, Statistics in Medicine 17:857, table I, method 3."""
+    for hits, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        found = estimate_proportion(hits, n)
+        assert (found.low, found.high) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_a_proportion_lies_in_its_interval_and_misses_mirror_hits(hits: int, misses: int) -> None:
+    n = hits + misses
+    found, mirrored = estimate_proportion(hits, n), estimate_proportion(misses, n)
+    if n == 0:
+        assert math.isnan(found.value) and (found.low, found.high) == (0, 1)
+        return
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.low == pytest.approx(1 - mirrored.high)
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200))
+@settings(deadline=None)
+def test_a_paired_difference_lies_in_its_interval_and_changes_its_sign_with_the_roles(
+    gained: int, lost: int, rest: int
+) -> None:
+    n = gained + lost + rest
+    found, mirrored = estimate_paired_difference(gained, lost, n), estimate_paired_difference(lost, gained, n)
+    if n == 0:
+        assert math.isnan(found.value)
+        return
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.value == (gained - lost) / n
+    assert found.low == pytest.approx(-mirrored.high, abs=1e-9)
+
+
+def test_no_changed_answer_still_leaves_an_interval() -> None:
+    found = estimate_paired_difference(0, 0, 300)
+    assert found.value == 0
+    assert found.high == pytest.approx(3.8415 / (300 + 3.8415), abs=1e-5)
+    assert found.low == pytest.approx(-found.high)
+
+
+def test_the_paired_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    inside = 0
+    for gained, lost, _ in rng.multinomial(200, [0.02, 0.06, 0.92], size=400):
+        found = estimate_paired_difference(int(gained), int(lost), 200)
+        inside += found.low <= -0.04 <= found.high
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 5, 1.0), (0, 5, 2 / 32), (2, 8, 2 * 56 / 1024), (8, 2, 2 * 56 / 1024)]
+)
+def test_mcnemars_p_value_is_the_binomial_one(gained: int, lost: int, p: float) -> None:
+    assert compute_mcnemar(gained, lost) == pytest.approx(p)
+
+
+def test_mcnemar_holds_for_many_pairs() -> None:
+    assert 0 < compute_mcnemar(5200, 5000) < 0.06
+    assert compute_mcnemar(6000, 1000) == pytest.approx(0, abs=1e-12)
