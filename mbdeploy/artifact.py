@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy.errors import OutputError
+from mbdeploy.results import encode_result
 
 _TEMPORARY = ".mbdeploy-tmp"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -125,7 +126,11 @@ def write_bytes(final: Path, data: bytes) -> None:
 
 def write_json(final: Path, value: Any) -> None:
     """Write a struct or plain data as indented JSON, whole or not at all."""
-    write_bytes(final, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
+    _write_indented(final, encode_result(value))
+
+
+def _write_indented(final: Path, encoded: bytes) -> None:
+    write_bytes(final, msgspec.json.format(encoded, indent=1) + b"\n")
 
 
 def write_sidecar(path: Path, provenance: Provenance, record: Any) -> Sidecar:
@@ -136,9 +141,9 @@ def write_sidecar(path: Path, provenance: Provenance, record: Any) -> Sidecar:
         size_bytes=path.stat().st_size,
         key=provenance.key,
         provenance=provenance,
-        record=msgspec.Raw(msgspec.json.encode(record)),
+        record=msgspec.Raw(encode_result(record)),
     )
-    write_json(sidecar_path(path), sidecar)
+    _write_indented(sidecar_path(path), msgspec.json.encode(sidecar))
     return sidecar
 
 

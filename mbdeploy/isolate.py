@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -272,8 +273,11 @@ def _usage() -> dict[str, Any]:
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * unit}
+    peak_bytes = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="utf-8") as status:
+        # On Linux ru_maxrss starts at the size of the parent that forked us; VmHWM does not.
+        peak_bytes = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes}
 
 
 def _limit_process(pid: int, limits: Limits) -> None:

@@ -14,7 +14,7 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
-from mbdeploy.results import Check, ParityReport
+from mbdeploy.results import Check, ParityReport, decode_result
 
 STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 
@@ -39,9 +39,13 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Step(msgspec.Struct, frozen=True):
     name: str
-    output: Path
+    outputs: tuple[Path, ...]
     plan: Callable[[], Provenance]
     work: Callable[[], Any]
+
+    def is_fresh(self) -> bool:
+        provenance = self.plan()
+        return all(artifact.is_fresh(output, provenance) for output in self.outputs)
 
 
 def run(
@@ -110,18 +114,18 @@ def run(
 
 def _do_step(step: _Step, *, forced: bool) -> StageRun:
     started = time.monotonic()
-    fresh = not forced and artifact.is_fresh(step.output, step.plan())
+    fresh = not forced and step.is_fresh()
     if not fresh:
         step.work()
-    return StageRun(name=step.name, output=str(step.output), fresh=fresh, seconds=time.monotonic() - started)
+    return StageRun(name=step.name, output=str(step.outputs[0]), fresh=fresh, seconds=time.monotonic() - started)
 
 
 def _foresee(steps: Sequence[_Step], force: Sequence[str]) -> Iterable[StageRun]:
     """What a run would do; a stage behind one that is not fresh cannot be known to be fresh."""
     fresh = True
     for step in steps:
-        fresh = fresh and step.name not in force and artifact.is_fresh(step.output, step.plan())
-        yield StageRun(name=step.name, output=str(step.output), fresh=fresh, seconds=0.0)
+        fresh = fresh and step.name not in force and step.is_fresh()
+        yield StageRun(name=step.name, output=str(step.outputs[0]), fresh=fresh, seconds=0.0)
 
 
 def _list_steps(
@@ -169,25 +173,25 @@ def _list_steps(
     return [
         _Step(
             "export",
-            fp32,
+            (fp32, golden),
             lambda: export_stage.plan(card, **export),
             lambda: export_stage.export(card, output=fp32, on_progress=on_progress, **export),
         ),
         _Step(
             "simplify",
-            simplified,
+            (simplified,),
             lambda: simplify_stage.plan(fp32, golden=golden),
             lambda: simplify_stage.simplify(fp32, output=simplified, golden=golden, on_progress=on_progress),
         ),
         _Step(
             "quantize",
-            int8,
+            (int8,),
             lambda: quantize_stage.plan(simplified, **quantize),
             lambda: quantize_stage.quantize(simplified, output=int8, on_progress=on_progress, **quantize),
         ),
-        _Step("verify", parity, lambda: verify_stage.plan(variants, **verifying), do_verify),
-        _Step("bench", latency, lambda: bench_stage.plan((simplified, int8), **timing), do_bench),
-        _Step("report", report_file, plan_report, do_report),
+        _Step("verify", (parity,), lambda: verify_stage.plan(variants, **verifying), do_verify),
+        _Step("bench", (latency,), lambda: bench_stage.plan((simplified, int8), **timing), do_bench),
+        _Step("report", (report_file,), plan_report, do_report),
     ]
 
 
@@ -201,4 +205,4 @@ def _read_checks(folder: Path) -> tuple[Check, ...]:
     parity = folder / "results/parity.json"
     if not parity.is_file():
         return ()
-    return msgspec.json.decode(parity.read_bytes(), type=ParityReport).checks
+    return decode_result(parity.read_bytes(), ParityReport).checks

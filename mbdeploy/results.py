@@ -113,9 +113,10 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     """Raw times of one model on one provider, in nanoseconds, in the order in which they were taken.
 
     ``wall_ns[i]`` and ``cpu_ns[i]`` are one inference of ``batch_size`` images; index i of two series of
-    the same BenchRun belongs to the same pair. ``load_ns`` is session creation, ``first_ns`` the first
-    inference, ``peak_bytes`` the peak resident memory of a fresh process that ran only this model, with
-    ``base_bytes`` of it there before the model was loaded and ``loaded_bytes`` before it was run.
+    the same BenchRun belongs to the same pair. ``load_ns`` is session creation (the file is in the page
+    cache by then), ``first_ns`` the first inference, ``peak_bytes`` the peak resident memory of a fresh
+    process that ran only this model, with ``base_bytes`` of it there before the model was loaded and
+    ``loaded_bytes`` before it was run.
     """
 
     model: ModelRef

@@ -15,6 +15,7 @@ from mbdeploy.costs.report import InspectReport, Shape
 from mbdeploy.costs.rules import RULES, check_rules
 from mbdeploy.costs.separable import compare_network, find_blocks
 from mbdeploy.costs.subject import make_subject
+from mbdeploy.costs.wire import RawData
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.results import LayerRecord
 
@@ -23,17 +24,17 @@ def inspect_model(
     model: onnx.ModelProto,
     *,
     name: str,
-    sha256: str,
     size_bytes: int,
     input_shape: Shape | None = None,
     as_standard_conv: bool = False,
     ignore: Collection[str] = (),
     records: Mapping[str, LayerRecord] | None = None,
+    raw: RawData | None = None,
 ) -> InspectReport:
     """Count a model, find its blocks and its peak of memory, and let every rule look at it.
 
     ``records`` are what a calibration of this model left, by node; without them findings say that ranges
-    are unknown.
+    are unknown. ``raw`` is data of initializers that ``model`` lacks, see ``wire``.
 
     Raises:
         UsageError: an unknown rule is to be ignored. ModelError: a graph that has no order, no fixed image
@@ -59,10 +60,9 @@ def inspect_model(
     counted = count_layers(graph, liveness)
     total = sum_layers(graph, counted)
     blocks = find_blocks(graph, counted)
-    subject = make_subject(model, graph, counted, total, records or {})
+    subject = make_subject(model, graph, counted, total, records=records or {}, raw=raw or {})
     return InspectReport(
         model=name,
-        sha256=sha256,
         size_bytes=size_bytes,
         opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         precision=_name_precision(graph, model),

@@ -15,6 +15,7 @@ _CHANGES = {
     "unfused pooling": "run `mbdeploy simplify`, which makes it a GlobalAveragePool",
     "unfolded batch norm": "run `mbdeploy simplify`, which folds it into the convolution",
     "softmax": "leave the softmax to the code that reads the logits",
+    "": "use operators with an int8 kernel in place of those named",
 }
 _BY_OPERATOR = {
     "HardSwish": "h-swish",
@@ -45,8 +46,7 @@ def check_islands(subject: Subject) -> Finding | None:
         title="float islands",
         summary=f"{say(len(reasons), 'node')} in {say(len(found), 'island')} in float; changing to float and "
         f"back moves {moved / 1e6:.2f} MB ({share:.0%} of all int8 traffic)",
-        change="; ".join(_CHANGES[cause] for cause in causes if cause in _CHANGES)
-        or "replace these operators by ones with an int8 kernel",
+        change="; ".join(dict.fromkeys(_CHANGES[cause] for cause in causes)),
         evidence=worst_first(found),
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,19 +10,15 @@ from numpy.typing import NDArray
 
 from mbdeploy.costs.graph import Node
 from mbdeploy.costs.report import Evidence, Finding
-from mbdeploy.costs.subject import Subject, say, worst_first
-from mbdeploy.quant import pairsafe
-from mbdeploy.quant.layers import Layer, view_reduction
-
-Weights = NDArray[Any]
+from mbdeploy.costs.subject import Subject, Weights, say, worst_first
+from mbdeploy.quant.layers import view_reduction
+from mbdeploy.quant.pairsafe import INT8_MAX
 
 #: Fewer levels than this for a channel's largest weight is too few (a per-tensor scale gives 127 to the best).
 _FEW_LEVELS = 8.0
 #: ReLU6's range, with which others are compared.
 _SIX = 6.0
 _UNBOUNDED = ("Relu", "LeakyRelu", "PRelu", "HardSwish", "Swish", "Elu", "Gelu", "Mish", "Softplus")
-#: Weights examined in one layer; of a larger one, evenly spaced channels.
-_MOST_WEIGHTS = 1 << 21
 _INT32 = float(1 << 31)
 #: Twice 255 * 128 passes int16; see quant.pairsafe.
 _CLIPS_ABOVE = 128
@@ -36,21 +31,20 @@ _MOST_OF_INT32 = 0.501
 def check_spread(subject: Subject) -> Finding | None:
     """Channels of a depthwise layer differ so much in range that one scale for all leaves the small ones no levels."""
     found, layers = [], 0
-    for layer, weight in _list_weights(subject):
-        if not layer.depthwise or weight.dtype != np.float32:
+    for weights in subject.weights:
+        if not weights.layer.depthwise or weights.values.dtype != np.float32:
             continue
         layers += 1
-        largest = np.abs(weight).reshape(len(weight), -1).max(axis=1).astype(np.float64)
+        largest = _largest_by_channel(weights)
         alive = largest[largest > 0]
         if alive.size == 0:
             continue
-        levels = 127 * alive.min() / alive.max()
-        if levels < _FEW_LEVELS:
-            few = int((127 * alive / alive.max() < _FEW_LEVELS).sum())
-            dead = f", {len(largest) - alive.size} are all zero" if alive.size < len(largest) else ""
+        few = int((INT8_MAX * alive / alive.max() < _FEW_LEVELS).sum())
+        if few:
             spread = float(alive.max() / alive.min())
-            text = f"ranges spread {spread:.0f} x; {few} of {len(largest)} channels keep fewer than 8 levels{dead}"
-            found.append((spread, Evidence(node=layer.node, text=text)))
+            dead = f", {largest.size - alive.size} all zero" if alive.size < largest.size else ""
+            text = f"ranges spread {spread:.3g} x; {few} of {largest.size} channels keep fewer than 8 levels{dead}"
+            found.append((spread, Evidence(node=weights.layer.node, text=text)))
     if not found:
         return None
     return Finding(
@@ -92,18 +86,17 @@ def check_clipping(subject: Subject) -> Finding | None:
     A float file is judged as if quantized plainly (the largest weight of a channel is 127), a quantized
     one by its own integers.
     """
-    found, examined = [], 0
+    found, looked_at = [], 0
     costs = {layer.name: layer for layer in subject.counted.layers}
-    for layer, weight in _list_weights(subject):
-        is_float = weight.dtype == np.float32
-        if layer.depthwise or not (is_float or (weight.dtype == np.int8 and subject.has_unsigned_activations)):
+    for weights in subject.weights:
+        layer, is_float = weights.layer, weights.values.dtype == np.float32
+        if layer.depthwise or not (is_float or (weights.values.dtype == np.int8 and subject.has_unsigned_activations)):
             continue
-        examined += 1
-        chosen = _choose_channels(weight, layer)
-        view = view_reduction(chosen, layer)
+        looked_at += 1
+        view = view_reduction(weights.values, layer)
         clips = find_clipping(_quantize_plainly(view) if is_float else view)
         if clips.any():
-            part = "" if chosen.size == weight.size else f" examined of {weight.shape[layer.channel_axis]}"
+            part = "" if weights.examined == weights.channels else f" looked at, of {weights.channels}"
             text = f"{clips.sum()} of {clips.size} channels{part}"
             found.append(Evidence(node=layer.node, text=text, macs=round(costs[layer.node].macs * clips.mean())))
     if not found:
@@ -112,7 +105,7 @@ def check_clipping(subject: Subject) -> Finding | None:
     return Finding(
         rule="MB204",
         title="saturation without VNNI",
-        summary=f"{len(found)} of {say(examined, 'layer')} {would} other answers on x86 without VNNI than on ARM",
+        summary=f"{len(found)} of {say(looked_at, 'layer')} {would} other answers on x86 without VNNI than on ARM",
         change="quantize with --recipe portable (the default): its scales are pair-safe",
         evidence=worst_first(found, key=lambda evidence: evidence.macs),
     )
@@ -121,14 +114,13 @@ def check_clipping(subject: Subject) -> Finding | None:
 def check_bias(subject: Subject) -> Finding | None:
     """A bias divided by (input scale x weight scale) must fit int32; tiny weights in a channel make it overflow."""
     found = []
-    for layer, weight in _list_weights(subject):
-        bias = subject.read(layer.bias) if layer.bias else None
-        if bias is None or bias.size != weight.shape[layer.channel_axis]:
+    for weights in subject.weights:
+        if weights.bias is None:
             continue
-        judge = _judge_float_bias if weight.dtype == np.float32 else _judge_int_bias
-        size, text = judge(subject, layer, weight, bias)
+        judge = _judge_float_bias if weights.values.dtype == np.float32 else _judge_int_bias
+        size, text = judge(subject, weights, weights.bias)
         if text:
-            found.append((size, Evidence(node=layer.node, text=text)))
+            found.append((size, Evidence(node=weights.layer.node, text=text)))
     if not found:
         return None
     return Finding(
@@ -140,60 +132,7 @@ def check_bias(subject: Subject) -> Finding | None:
     )
 
 
-def _judge_float_bias(subject: Subject, layer: Layer, weight: Weights, bias: Weights) -> tuple[float, str]:
-    others = tuple(axis for axis in range(weight.ndim) if axis != layer.channel_axis)
-    largest = np.abs(weight).max(axis=others).astype(np.float64)
-    alive = largest > 0  # a channel without weights gets whatever scale its bias wants
-    # The bias overflows where the input's scale is below this; a scale is a span over 255.
-    limits = np.abs(bias.astype(np.float64)[alive]) / (largest[alive] / pairsafe.INT8_MAX * _INT32)
-    smallest = 255 * float(limits.max(initial=0.0))
-    record = subject.records.get(layer.node)
-    span = None if record is None else record.input_range[1] - record.input_range[0]
-    if smallest <= (_LIKELY_SPAN if span is None else span):
-        return 0.0, ""
-    return smallest, f"overflows if the input spans less than {smallest:.3g}; its span is {_show(span)}"
-
-
-def _judge_int_bias(subject: Subject, layer: Layer, weight: Weights, bias: Weights) -> tuple[float, str]:
-    largest = float(np.abs(bias.astype(np.float64)).max()) if bias.dtype == np.int32 else 0.0
-    return (largest, f"a bias of {largest / _INT32:.0%} of int32") if largest > _MOST_OF_INT32 * _INT32 else (0.0, "")
-
-
-def _largest_first(found: list[tuple[float, Evidence]]) -> tuple[Evidence, ...]:
-    return tuple(evidence for _, evidence in sorted(found, key=lambda pair: pair[0], reverse=True))
-
-
-def _show(span: float | None) -> str:
-    return "unknown" if span is None else f"{span:.3g}"
-
-
-def _list_weights(subject: Subject) -> Iterator[tuple[Layer, Weights]]:
-    """Every layer whose weights are in the file: float ones as float32, if finite, and integers as they are."""
-    for layer in subject.layers:
-        weight = subject.read(layer.weight)
-        if weight is None or not weight.size:
-            continue
-        if not np.issubdtype(weight.dtype, np.floating):
-            yield layer, weight
-        elif np.isfinite(np.abs(weight).max()):
-            yield layer, weight.astype(np.float32, copy=False)
-
-
-def _choose_channels(weight: Weights, layer: Layer) -> Weights:
-    step = math.ceil(weight.size / _MOST_WEIGHTS)
-    index = [slice(None)] * weight.ndim
-    index[layer.channel_axis] = slice(None, None, step)
-    return weight[tuple(index)]
-
-
-def _quantize_plainly(view: Weights) -> NDArray[np.int8]:
-    largest = np.abs(view).reshape(len(view), -1).max(axis=1)
-    factors = np.float32(pairsafe.INT8_MAX) / np.where(largest > 0, largest, np.float32(1))
-    scaled = view * factors[:, np.newaxis, np.newaxis]
-    return np.asarray(np.rint(scaled, out=scaled), np.int8)
-
-
-def find_clipping(integers: Weights) -> NDArray[np.bool_]:
+def find_clipping(integers: NDArray[Any]) -> NDArray[np.bool_]:
     """Per output channel what ``pairsafe.find_clipping`` says, in a tenth of the time: here it is every weight's turn.
 
     One member alone never passes the limit, so that only sums matter, of either sign. Both pairings are the
@@ -203,11 +142,48 @@ def find_clipping(integers: Weights) -> NDArray[np.bool_]:
     return np.asarray(np.maximum(flat, _largest_sum(integers)) if integers.shape[-1] % 2 else flat) > _CLIPS_ABOVE
 
 
-def _largest_sum(integers: Weights) -> NDArray[np.int16]:
+def _largest_sum(integers: NDArray[Any]) -> NDArray[np.int16]:
     first, second = integers[..., 0::2], integers[..., 1::2]
     sums = np.add(first[..., : second.shape[-1]], second, dtype=np.int16)
     both = sums.reshape(len(integers), -1)
     return np.asarray(np.maximum(both.max(axis=1, initial=0), -both.min(axis=1, initial=0)))
+
+
+def _quantize_plainly(view: NDArray[Any]) -> NDArray[np.int8]:
+    flat = view.reshape(len(view), -1)
+    largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    factors = np.float32(INT8_MAX) / np.where(largest > 0, largest, np.float32(1))
+    scaled = view * factors[:, np.newaxis, np.newaxis]
+    return np.asarray(np.rint(scaled, out=scaled), np.int8)
+
+
+def _largest_by_channel(weights: Weights) -> NDArray[np.float64]:
+    others = tuple(axis for axis in range(weights.values.ndim) if axis != weights.layer.channel_axis)
+    largest = np.maximum(weights.values.max(axis=others), -weights.values.min(axis=others))
+    return np.asarray(largest, np.float64)
+
+
+def _judge_float_bias(subject: Subject, weights: Weights, bias: NDArray[Any]) -> tuple[float, str]:
+    largest = _largest_by_channel(weights)
+    alive = largest > 0  # a channel without weights gets whatever scale its bias wants
+    # The bias overflows where the input's scale is below this; a scale is a span over 255.
+    limits = np.abs(bias.astype(np.float64)[alive]) / (largest[alive] / INT8_MAX * _INT32)
+    smallest = 255 * float(limits.max(initial=0.0))
+    record = subject.records.get(weights.layer.node)
+    span = None if record is None else record.input_range[1] - record.input_range[0]
+    if smallest <= (_LIKELY_SPAN if span is None else span):
+        return 0.0, ""
+    seen = "unknown" if span is None else f"{span:.3g}"
+    return smallest, f"overflows if the input spans less than {smallest:.3g}; its span is {seen}"
+
+
+def _judge_int_bias(subject: Subject, weights: Weights, bias: NDArray[Any]) -> tuple[float, str]:
+    largest = float(np.abs(bias.astype(np.float64)).max(initial=0.0)) if bias.dtype == np.int32 else 0.0
+    return (largest, f"a bias of {largest / _INT32:.0%} of int32") if largest > _MOST_OF_INT32 * _INT32 else (0.0, "")
+
+
+def _largest_first(found: list[tuple[float, Evidence]]) -> tuple[Evidence, ...]:
+    return tuple(evidence for _, evidence in sorted(found, key=lambda pair: pair[0], reverse=True))
 
 
 def _find_high(subject: Subject, node: Node) -> float | None:

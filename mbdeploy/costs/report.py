@@ -200,7 +200,6 @@ class InspectReport(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: str
-    sha256: str
     size_bytes: int
     opset: int
     precision: str

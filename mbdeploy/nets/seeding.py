@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from mbdeploy.card import Preprocess
 from mbdeploy.errors import CardError
 
-BATCH = 8
-BRIGHTNESS, CONTRAST = 118.0, 64.0  # mean and deviation of a photograph's pixels, 0..255
-GRIDS = (1, 2, 4, 8, 16, 32, 64)  # of the random images, in cells a side: as in photographs, coarse ones weigh more
+BATCH = 16  # fewer, and the last stages' statistics fit these images only
+BRIGHTNESS, CONTRAST = 118.0, 64.0  # mean and deviation of photographs' pixels, 0..255
+GRIDS = (1, 2, 4, 8, 16, 32, 64)  # of the random images, in cells a side
 GRAIN = 0.3  # deviation of a kernel's taps about its smooth shape
 SHIFT = 0.5  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
 
@@ -21,15 +21,16 @@ SHIFT = 0.5  # mean of batch norm's shifts: the further from 0, the less ReLU be
 def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: str = "") -> None:
     """Fill a network with weights that depend only on ``seed``, ready to be quantized and compared.
 
-    ``preprocess`` says what inputs look like. A plain random network gives almost the same logits for every
-    image and drowns them in the noise of int8; this one does neither. Rules: 1. convolutions and
+    ``preprocess`` says what inputs look like. A plain random network gives almost the same logits for
+    every image and drowns them in the noise of int8; this one does neither. Rules: 1. convolutions and
     linear layers: Kaiming normal, and a kernel's taps follow a smooth window with a random sign, as
     trained ones mostly do, so that what tells images apart passes. 2. Batch norm: scales and shifts
     that differ from channel to channel. 3. Statistics of batch norm are those of the network's own
     activations on random images, not 0 and 1. 4. Where a layer has a bias, which means that no batch
     norm follows it, its output is divided by its root mean square, then each channel's mean is taken
-    off (not the other way round: maps that were pooled hardly vary, and must not be blown up). 5. All is computed in float64 and statistics
-    are rounded, so that threads and processors leave no trace in the bits. The global random state stays.
+    off (not the other way round: maps that were pooled hardly vary, and must not be blown up). 5. All
+    is computed in float64 and statistics are rounded, so that threads and processors leave no trace
+    in the bits. The global random state stays.
 
     Raises:
         CardError: the network refuses an input of this shape.
@@ -54,17 +55,29 @@ def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: st
 
 
 def make_images(preprocess: Preprocess) -> Tensor:
-    """``BATCH`` random float64 inputs (N, C, H, W): pixels with structure at every size, preprocessed."""
+    """``BATCH`` random float64 inputs (N, C, H, W): preprocessed pixels with structure at every size.
+
+    Like photographs they differ in contrast, and in how much of it lies in fine structure.
+    """
     channels, size = preprocess.channels, preprocess.size
+    slopes = 0.2 + _draw_uniform(BATCH, 1, 1, 1)
     fields = torch.zeros(BATCH, channels, size, size, dtype=torch.float64)
     for cells in GRIDS:
-        grey = torch.randn(BATCH, 1, cells, cells, dtype=torch.float64)
-        grid = grey + 0.5 * torch.randn(BATCH, channels, cells, cells, dtype=torch.float64)
-        fields += F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False) / cells**0.5
-    fields = (fields - fields.mean()) / fields.std()
-    pixels = (BRIGHTNESS + CONTRAST * fields).clamp(0, 255)
+        grid = _draw_normal(BATCH, 1, cells, cells) + 0.5 * _draw_normal(BATCH, channels, cells, cells)
+        fine = F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False)
+        fields += fine * cells**-slopes
+    contrasts = CONTRAST * (0.5 + _draw_uniform(BATCH, 1, 1, 1))
+    pixels = (BRIGHTNESS + contrasts * fields / fields.std(dim=(1, 2, 3), keepdim=True)).clamp(0, 255)
     mean, std = (torch.tensor(values, dtype=torch.float64) for values in (preprocess.mean, preprocess.std))
     return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+
+
+def _draw_normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def _draw_uniform(*shape: int) -> Tensor:
+    return torch.rand(*shape, dtype=torch.float64)
 
 
 def _draw(module: nn.Module) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
 from mbdeploy.data import Batch, Dataset, load_batches, open_dataset
 from mbdeploy.errors import DataError, ModelError, StepError, UsageError
 from mbdeploy.isolate import Progress, Verdict, ignore_progress
@@ -82,6 +84,40 @@ def evaluate(
         ),
         metrics=tally.list_metrics(),
         host=answer.host,
+    )
+
+
+def plan(
+    models: Sequence[Path],
+    *,
+    against: Path | None = None,
+    data: str,
+    provider: str = "cpu",
+    preprocess: str | None = None,
+    background: bool | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    provider_options: Mapping[str, str] | None = None,
+    session_config: Mapping[str, str] | None = None,
+) -> Provenance:
+    """What ``evaluate`` would do with these inputs: the basis of the freshness key."""
+    parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
+    if against is not None:
+        parents["against"] = artifact.digest_file(against)
+    parents["data"] = open_dataset(data, labelled=True, limit=limit, seed=seed).digest()
+    return Provenance(
+        stage="evaluate",
+        params={
+            "provider": provider,
+            "preprocess": preprocess,
+            "background": background,
+            "threads": threads,
+            "provider_options": dict(provider_options or {}),
+            "session_config": dict(session_config or {}),
+        },
+        parents=parents,
+        tools=artifact.read_tools("onnxruntime", "numpy", "pillow"),
     )
 
 

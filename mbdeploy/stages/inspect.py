@@ -76,11 +76,16 @@ def render_inspection(report: InspectReport, *, format: str = "table", color: bo
     Raises:
         UsageError: another format.
     """
-    from mbdeploy.stages import inspect_tables, tables
+    from mbdeploy.stages import inspect_tables, inspect_text, tables
 
     if format in ("table", "md"):
-        shown: str = tables.render_tables(inspect_tables.tabulate_inspection(report), format=format, color=color)
-        return shown
+        parts = [
+            inspect_text.lay_out(table)
+            if format == "table" and inspect_text.is_long(table)
+            else tables.render_tables([table], format=format, color=color)
+            for table in inspect_tables.tabulate_inspection(report)
+        ]
+        return ("\n\n" if format == "md" else "\n\n\n").join(parts)
     if format == "json":
         return tables.render_json(report)
     if format == "csv":

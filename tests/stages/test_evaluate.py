@@ -12,7 +12,7 @@ from mbdeploy.derive import compare_predictions, estimate_accuracy
 from mbdeploy.errors import DataError, ModelError, StepError, UsageError
 from mbdeploy.results import EvalReport, decode_result, encode_result
 from mbdeploy.stages import evaluate as stage
-from mbdeploy.stages.evaluate import evaluate
+from mbdeploy.stages.evaluate import evaluate, plan
 from mbdeploy.targets import Session
 from mbdeploy.targets.fake import FakeTarget
 
@@ -174,3 +174,15 @@ def test_photographs_need_preprocessing_and_labels(
     assert estimate_accuracy(report, 0).n == 6
     with pytest.raises(DataError):
         evaluate([write_mean_model()], data=str(photo_folder), provider=word, preprocess="unit")
+
+
+def test_the_freshness_key_follows_files_labels_and_options(
+    write_mean_model: Write, labelled: str, mean_images: np.ndarray
+) -> None:
+    model = write_mean_model()
+    key = plan([model], data=labelled).key
+    assert plan([model], data=labelled).key == key
+    assert plan([model], data=labelled, background=True).key != key
+    assert plan([model], data=labelled, against=write_mean_model("int8.onnx")).key != key
+    np.savez(labelled, inputs=mean_images, labels=np.zeros(len(mean_images), int))
+    assert plan([model], data=labelled).key != key

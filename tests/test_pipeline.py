@@ -1,0 +1,87 @@
+"""The pipeline on a small card: order, freshness, forcing, and what a killed run leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from mbdeploy import artifact
+from mbdeploy.errors import CardError, OutputError, UsageError
+from mbdeploy.pipeline import STAGES, run
+
+QUICK = {"num_calibration_samples": 4, "min_duration": 0.05}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "out"
+    return folder, run("mobilenet_v1_025", output=folder, **QUICK)
+
+
+def again(folder, **options):
+    return {stage.name: stage.fresh for stage in run("mobilenet_v1_025", output=folder, **QUICK, **options).stages}
+
+
+@pytest.mark.slow
+def test_a_run_does_every_stage_in_order_and_its_gates_hold(finished):
+    folder, summary = finished
+    assert tuple(stage.name for stage in summary.stages) == STAGES
+    assert not any(stage.fresh for stage in summary.stages)
+    assert {path.name for path in folder.iterdir()} >= {"fp32.onnx", "simplified.onnx", "int8.onnx", "golden.npz"}
+    assert summary.checks and all(check.passed for check in summary.checks)
+
+
+@pytest.mark.slow
+def test_a_second_run_finds_everything_fresh(finished):
+    assert all(again(finished[0]).values())
+
+
+@pytest.mark.slow
+def test_a_forced_stage_is_done_again_and_the_others_stay(finished):
+    assert again(finished[0], force=["simplify"]) == {**dict.fromkeys(STAGES, True), "simplify": False}
+
+
+@pytest.mark.slow
+def test_another_recipe_redoes_what_depends_on_it(finished):
+    folder, _ = finished
+    fresh = again(folder, recipe="reduce-range", dry_run=True)
+    assert fresh == {name: name in ("export", "simplify") for name in STAGES}
+    assert all(again(folder).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["golden.npz", "simplified.onnx"])
+def test_a_damaged_or_missing_file_is_made_again(finished, name):
+    folder, _ = finished
+    whole = artifact.digest_file(folder / name)
+    (folder / name).write_bytes(b"torn")
+    assert not all(again(folder).values())
+    assert artifact.digest_file(folder / name) == whole
+    assert all(again(folder).values())
+
+
+@pytest.mark.slow
+def test_leftovers_of_a_killed_run_are_cleared_away(finished):
+    folder, _ = finished
+    leftover = folder / ".int8.onnx.1.mbdeploy-tmp"
+    leftover.write_bytes(b"half")
+    again(folder)
+    assert not leftover.exists()
+
+
+def test_an_unknown_card_or_stage_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(CardError, match="no such card"):
+        run("mobilenet_v9", output=tmp_path / "out")
+    with pytest.raises(UsageError, match="a stage"):
+        run("mobilenet_v1_025", output=tmp_path / "out", force=["deploy"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path):
+    summary = run("mobilenet_v1_025", output=tmp_path / "out", dry_run=True)
+    assert [stage.fresh for stage in summary.stages] == [False] * len(STAGES)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_on_one_folder_are_refused(tmp_path):
+    with artifact.lock_folder(tmp_path / "out"), pytest.raises(OutputError, match="another process"):
+        run("mobilenet_v1_025", output=tmp_path / "out")
