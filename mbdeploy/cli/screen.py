@@ -26,6 +26,7 @@ class Screen:
         self.quiet = False
         self.verbose = False
         self.format = "table"
+        self._bars: Any = None
 
     def show(self, tables: Sequence[Table], value: Any = None) -> None:
         """Print a result in the format asked for: ``tables``, or ``value`` as JSON."""
@@ -46,7 +47,11 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Say something beside the result, unless ``--quiet``."""
-        if not self.quiet:
+        if self.quiet:
+            return
+        if self._bars is not None:
+            self._bars.console.print(escape_controls(text), markup=False, highlight=False, soft_wrap=True)
+        else:
             click.echo(escape_controls(text), err=True)
 
     def note_written(self, path: Path) -> None:
@@ -71,30 +76,37 @@ class Screen:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Yield a Progress that draws bars on standard error: only on a terminal, and not if ``--quiet``."""
+        """Yield a Progress that draws on standard error: only on a terminal, and not if ``--quiet``.
+
+        One bar at a time, that of the step at work; it is gone when the work is done.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield ignore_progress
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.text import Text
 
-        class NameColumn(TextColumn):
-            """The step's name as it is: it may hold a file name, which is no markup."""
-
-            def render(self, task: Any) -> Text:
-                return Text(escape_controls(task.description))
-
-        columns = (NameColumn(""), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bars:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             tasks: dict[str, Any] = {}
 
             def on_progress(what: str, done: int, total: int) -> None:
                 if what not in tasks:
-                    tasks[what] = bars.add_task(what, total=total or None)
+                    for task in (tasks.pop(name) for name in list(tasks)):
+                        bars.remove_task(task)
+                    tasks[what] = bars.add_task(escape_controls(what), total=total or None)
                 bars.update(tasks[what], completed=done, total=total or None)
 
-            yield on_progress
+            self._bars = bars
+            try:
+                yield on_progress
+            finally:
+                self._bars = None
 
 
 def has_color() -> bool:

@@ -121,8 +121,10 @@ def _draw_treemap(
     layers: Sequence[LayerCost], value: Callable[[LayerCost], int], show: Callable[[float], str]
 ) -> list[tuple[Box, LayerCost, str]]:
     values = [float(value(layer)) for layer in layers]
-    least = sorted(values, reverse=True)[:_MOST_ROWS][-1] if values else 0.0
-    kept = [entry if entry >= least else 0.0 for entry in values]
+    largest = sorted(range(len(values)), key=lambda index: -values[index])[:_MOST_ROWS]
+    kept = [0.0] * len(values)
+    for index in largest:
+        kept[index] = values[index]
     total = sum(values) or 1.0
     return [
         (box, layers[box.index], f"{show(kept[box.index])} ({kept[box.index] / total:.1%})")
@@ -154,10 +156,18 @@ def _draw_lanes(report: InspectReport) -> list[tuple[str, str, list[tuple[Box, L
     )
     drawn = []
     for title, values, show in lanes:
-        boxes = make_lane([float(value) for value in values], _WIDTH, _LANE_HEIGHT)
-        named = [(box, layers[box.index], show(values[box.index])) for box in boxes]
+        picked = _pick_largest(values)
+        boxes = make_lane([float(values[index]) for index in picked], _WIDTH, _LANE_HEIGHT)
+        named = [(box, layers[picked[box.index]], show(values[picked[box.index]])) for box in boxes]
         drawn.append((title, show(max(values, default=0)), named))
     return drawn
+
+
+def _pick_largest(values: Sequence[int]) -> list[int]:
+    """Every index if they are few, else the index of the largest of each run of neighbours."""
+    step = -(-len(values) // _MOST_ROWS) or 1
+    runs = (range(start, min(start + step, len(values))) for start in range(0, len(values), step))
+    return [max(run, key=lambda index: values[index]) for run in runs]
 
 
 def _draw_sweep(sweep: Sweep) -> dict[str, Any]:

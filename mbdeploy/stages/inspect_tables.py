@@ -136,8 +136,7 @@ def _tabulate_layers(report: InspectReport) -> Table:
     rows = tuple(
         (
             layer.name,
-            layer.operator,
-            describe_kernel(layer),
+            f"{layer.operator} {describe_kernel(layer)}".rstrip(),
             join_axes(layer.output[1:]),
             f"{layer.macs / 1e6:.2f}" if layer.macs else "",
             f"{layer.parameters / 1e3:.1f}" if layer.parameters else "",
@@ -148,8 +147,8 @@ def _tabulate_layers(report: InspectReport) -> Table:
     )
     fused = sum(layer.fused for layer in report.layers)
     notes = [f"{fused} activations and batch norms run inside the layer before them."] if fused else []
-    columns = ("layer", "operator", "kernel", "output", "M MACs", "k par.", "kB", "MAC/B")
-    return Table(title="Layers (fp32)", columns=columns, rows=rows, notes=tuple(notes), left=(0, 1, 2))
+    columns = ("layer", "what", "output", "M MACs", "k par.", "kB", "MAC/B")
+    return Table(title="Layers (fp32)", columns=columns, rows=rows, notes=tuple(notes), left=(0, 1))
 
 
 def _tabulate_blocks(report: InspectReport) -> Table:

@@ -193,6 +193,7 @@ def test_strict_simplify_fails_if_onnxsim_did(
     assert run("simplify", conv_model_file).exit_code == EXIT_OK
 
 
+@pytest.mark.slow
 def test_simplify_and_quantize_write_beside_a_foreign_file_and_never_change_it(
     tmp_path: Path, conv_model_file: Path, photo_folder: Path
 ) -> None:

@@ -28,9 +28,12 @@ def test_progress_is_drawn_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -
     with screen.progress() as on_progress:
         on_progress("calibrate [red]\x1b[2J", 1, 4)
         on_progress("calibrate [red]\x1b[2J", 4, 4)
+        screen.note("between [bold]the[/] bars")
         on_progress("load", 0, 0)
+    assert "between [bold]the[/] bars" in terminal.getvalue()
     assert r"calibrate [red]\x1b[2J" in terminal.getvalue()
-    assert "4/4" in terminal.getvalue()
+    assert "/4" in terminal.getvalue()
+    assert "load" in terminal.getvalue()
 
 
 def test_quiet_draws_and_notes_nothing(
