@@ -14,32 +14,20 @@ import errno
 import importlib
 import json
 import os
-import selectors
 import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mbdeploy import errors
+from mbdeploy.watch import Ended, Limits, watch_process
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); ``total`` is 0 where it is not known."""
 
-#: What a child inherits of the environment: enough to find programs, packages and devices, no secrets.
-KEPT_ENVIRONMENT = frozenset(
-    "PATH HOME LANG LC_ALL LC_CTYPE TMPDIR TEMP TMP SYSTEMROOT PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS "
-    "PYTHONOPTIMIZE VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH MBDEPLOY_PATH XDG_CACHE_HOME "
-    "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS "
-    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK COVERAGE_PROCESS_START".split()
-)
-_STDERR_TAIL_BYTES = 4000
-_POLL_S = 0.25
 _PR_SET_PDEATHSIG = 1
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -54,23 +42,6 @@ class Verdict(str, enum.Enum):
     OOM = "OOM"
     DEGENERATE = "DEGENERATE"
     TRANSPORT = "TRANSPORT"
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a child may use: wall clock in seconds, address space and largest written file in bytes."""
-
-    wall_s: float = 900.0
-    memory_bytes: int | None = 16 << 30
-    file_bytes: int | None = 8 << 30
-
-
-class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that has ended: return code (negative: the signal), whether it was stopped for time."""
-
-    returncode: int
-    timed_out: bool
-    stderr: str
-    wall_s: float
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,69 +105,16 @@ def run_step(
     return Outcome(verdict=judge_ended(ended, detail), detail=describe_ended(ended, detail), wall_s=ended.wall_s)
 
 
-def watch_process(
-    argv: Sequence[str],
-    *,
-    stdin: bytes = b"",
-    limits: Limits,
-    on_line: Callable[[bytes], None],
-    answer_fd_variable: str | None = None,
-    environment: Mapping[str, str] | None = None,
-    cwd: str | None = None,
-) -> Ended:
-    """Start ``argv`` in a process group of its own, hand its lines to ``on_line``, and never leave it behind.
+def demand_value(outcome: Outcome, *, where: object, expected: str, todo: str) -> Any:
+    """The answer of a step that ended well.
 
-    Lines are read from standard output, or, with ``answer_fd_variable``, from an extra pipe whose
-    number is put into the JSON object on standard input under that name.
-
-    Rules: 1. the group is killed at the time limit, on any exception (Ctrl-C included), and when the
-    child has ended, so that no grandchild outlives it. 2. Address space and file size are limited
-    where the system can do it from outside (Linux); elsewhere only time is.
+    Raises:
+        StepError: it did not; the verdict and the reason are in the message.
     """
-    started = time.monotonic()
-    answer_read, answer_write = os.pipe()
-    if answer_fd_variable is not None:
-        stdin = json.dumps({**json.loads(stdin), answer_fd_variable: answer_write}).encode()
-    with tempfile.TemporaryFile() as stdin_file, tempfile.TemporaryFile() as stderr_file:
-        stdin_file.write(stdin)
-        stdin_file.seek(0)
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=stdin_file,
-                stdout=stderr_file if answer_fd_variable else answer_write,
-                stderr=stderr_file,
-                pass_fds=(answer_write,) if answer_fd_variable else (),
-                start_new_session=True,
-                env=child_environment() if environment is None else dict(environment),
-                cwd=cwd,
-            )
-        except BaseException:
-            os.close(answer_read)
-            raise
-        finally:
-            os.close(answer_write)
-        try:
-            _limit_process(process.pid, limits)
-            timed_out = _pump_lines(answer_read, process, started + limits.wall_s, on_line)
-            if not timed_out:
-                try:
-                    process.wait(timeout=max(0.1, started + limits.wall_s - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    timed_out = True
-        finally:
-            os.close(answer_read)
-            _kill_group(process.pid)
-            process.wait()
-        size = stderr_file.seek(0, os.SEEK_END)
-        stderr_file.seek(max(0, size - _STDERR_TAIL_BYTES))
-        stderr = stderr_file.read().decode("utf-8", "replace")
-    return Ended(returncode=process.returncode, timed_out=timed_out, stderr=stderr, wall_s=time.monotonic() - started)
-
-
-def child_environment() -> dict[str, str]:
-    """This process's environment, cut down to ``KEPT_ENVIRONMENT``."""
-    return {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
+    if outcome.verdict is not Verdict.OK:
+        found = f"{outcome.verdict.value}: {outcome.detail}"
+        raise errors.StepError(where=where, expected=expected, found=found, todo=todo)
+    return outcome.value
 
 
 def judge_ended(ended: Ended, detail: str) -> Verdict:
@@ -278,57 +196,6 @@ def _usage() -> dict[str, Any]:
         # On Linux ru_maxrss starts at the size of the parent that forked us; VmHWM does not.
         peak_bytes = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_bytes": peak_bytes}
-
-
-def _limit_process(pid: int, limits: Limits) -> None:
-    if sys.platform != "linux":
-        return
-    import resource
-
-    for kind, value in (
-        (resource.RLIMIT_AS, limits.memory_bytes),
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        if value is not None:
-            try:
-                hard = resource.prlimit(pid, kind)[1]
-                soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
-                resource.prlimit(pid, kind, (soft, hard))
-            except (ProcessLookupError, PermissionError):
-                return  # it has ended already, or the sandbox forbids limits: the time limit still holds
-
-
-def _pump_lines(
-    read_fd: int, process: subprocess.Popen[bytes], deadline: float, on_line: Callable[[bytes], None]
-) -> bool:
-    """Hand over lines until the writer closes its end or has ended; True if the deadline came first.
-
-    A process that the child forked and left may hold the pipe open: the child's own end is the end.
-    """
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(read_fd, selectors.EVENT_READ)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return True
-            has_ended = process.poll() is not None  # asked first, so that nothing written before is missed
-            if not selector.select(0 if has_ended else min(left, _POLL_S)):
-                if has_ended:
-                    return False
-                continue
-            chunk = os.read(read_fd, 1 << 16)
-            if not chunk:
-                return False
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                on_line(line)
-
-
-def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nothing of it is left
-        os.killpg(pid, signal.SIGKILL)
 
 
 def _last_line(text: str) -> str:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from mbdeploy.cli import COMMANDS, program
+from mbdeploy.cli.screen import Screen
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,13 +42,12 @@ def test_every_command_line_quoted_in_a_block_can_be_parsed(page: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     blocks = re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)
     lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    for line in lines:
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["mbdeploy"]:
-            context = program.make_context("mbdeploy", words[1:2])
-            command = program.get_command(context, words[1])
-            assert command is not None, line
-            command.make_context(words[1], words[2:], parent=context)
+    for line in (line for line in lines if line.startswith("mbdeploy ")):
+        name, *words = shlex.split(line, comments=True)[1:]
+        context = program.make_context("mbdeploy", [name], obj=Screen())
+        command = program.get_command(context, name)
+        assert command is not None, line
+        command.make_context(name, words, parent=context)
 
 
 def test_every_make_target_that_pages_name_exists() -> None:

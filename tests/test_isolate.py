@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from mbdeploy import isolate
+from mbdeploy import isolate, watch
 from mbdeploy.errors import DataError, OutputError
-from mbdeploy.isolate import Ended, Limits, Verdict, run_step
+from mbdeploy.isolate import Verdict, run_step
+from mbdeploy.watch import Ended, Limits
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="limits and parent-death signals are Linux's")
 
@@ -202,7 +203,7 @@ def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], m
     monkeypatch.setenv("LD_PRELOAD_SOMETHING", "x")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment: dict[str, str] = run_step(step("read_environment"), {}).value
-    assert set(environment) - {"__CF_USER_TEXT_ENCODING"} <= isolate.KEPT_ENVIRONMENT | {"LC_CTYPE"}
+    assert set(environment) - {"__CF_USER_TEXT_ENCODING"} <= watch.KEPT_ENVIRONMENT | {"LC_CTYPE"}
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["OMP_NUM_THREADS"] == "1"
 

@@ -30,6 +30,7 @@ LAYERS = (
     ("assets",),
     ("results",),
     ("isolate",),
+    ("watch",),
     ("errors",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -40,7 +41,8 @@ WITH_TORCH = {"mbdeploy.stages.export_job", "mbdeploy.stages.inspect_torch"}
 
 # Who below cli/ may print, exit, or read the environment, and why.
 OUTSIDE = {
-    "isolate.py": "ends its child, and passes the allowed part of the environment on",
+    "isolate.py": "ends its child",
+    "watch.py": "passes the allowed part of the environment on to children",
     "assets.py": "reads $MBDEPLOY_PATH, the one setting that is not an argument",
     "targets/agent.py": "is a program of its own: it answers on standard output",
 }

@@ -43,5 +43,5 @@ def command(screen: Screen, /, card: str, output: Path | None, **keywords: Any) 
         summary = run(
             card, output=output, on_stage=screen.note_stage, on_progress=on_progress, **options.keep_given(keywords)
         )
-    screen.show(tabulate_run(summary), summary)
+    screen.show(tabulate_run(summary, planned=bool(keywords["dry_run"])), summary)
     return judge_checks(summary.checks)

@@ -35,6 +35,10 @@ RULES: dict[str, Rule] = {
         sentence="Element-wise nodes and copies: no multiply-adds, but many bytes.",
         check=guidelines.check_elementwise,
     ),
+    "MB105": Rule(
+        sentence="Convolutions whose widths are no multiple of 8, so that they compute channels that do not exist.",
+        check=guidelines.check_vectors,
+    ),
     "MB201": Rule(
         sentence="Nodes that stay in float between int8 ones, what causes them and what the way there and back costs.",
         check=islands.check_islands,

@@ -57,7 +57,7 @@ def build_net(name: str, **args: Any) -> nn.Module:
         )
     try:
         return builder(**args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # torch refuses a size below 0 by the last
         raise CardError(
             where=f"net {name}",
             expected="arguments that its builder accepts",

@@ -14,8 +14,8 @@ from mbdeploy.errors import CardError
 BATCH = 16  # fewer, and the last stages' statistics fit these images only
 BRIGHTNESS, CONTRAST = 118.0, 64.0  # mean and deviation of photographs' pixels, 0..255
 GRIDS = (1, 2, 4, 8, 16, 32, 64)  # of the random images, in cells a side
-GRAIN = 0.3  # deviation of a kernel's taps about its smooth shape
-SHIFT = 0.5  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
+GRAIN = 0.2  # deviation of a kernel's taps about its smooth shape
+SHIFT = 0.8  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
 
 
 def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: str = "") -> None:

@@ -99,21 +99,21 @@ def _make_net(card: ModelCard, where: str, trust: bool) -> nn.Module:
     module, _, function = factory.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever foreign code raises is the card's error, not a bug of ours
         raise CardError(
             where=where,
             expected='a factory "pkg.mod:fn" that can be imported',
-            found=f"{factory} ({error})",
+            found=f"{factory} ({type(error).__name__}: {error})",
             todo="correct the factory, or install its package",
         ) from error
     try:
         net = make(**card.args)
-    except TypeError as error:
+    except Exception as error:
         raise CardError(
             where=where,
-            expected=f"a factory that takes {card.args or 'no arguments'}",
-            found=f"{factory} ({error})",
-            todo="correct the card's [args]",
+            expected=f"a factory that runs with {card.args or 'no arguments'}",
+            found=f"{factory} ({type(error).__name__}: {error})",
+            todo="correct the factory or the card's [args]",
         ) from error
     if not isinstance(net, nn.Module):
         raise ModelError(

@@ -10,10 +10,11 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
-from mbdeploy.errors import OutputError, StepError, UnavailableError
-from mbdeploy.isolate import Limits, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.errors import OutputError, UnavailableError
+from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
 from mbdeploy.results import ExportRecord
 from mbdeploy.stages.export_plan import Exporter, Shape, describe_job, settle_job
+from mbdeploy.watch import Limits
 
 GOLDEN_NAME = "golden.npz"
 _EXPORT_STEP = "mbdeploy.stages.export_job:export_network"
@@ -74,15 +75,14 @@ def export(
             "golden": str(golden_file),
         }
         outcome = run_step(_EXPORT_STEP, request, limits=limits, on_progress=on_progress)
-        if outcome.verdict is not Verdict.OK:
-            raise StepError(
-                where=job.where,
-                expected="an export that runs to its end",
-                found=f"{outcome.verdict.value}: {outcome.detail}",
-                todo="check that the network runs in torch, and that memory and time suffice",
-            )
-    vouched = artifact.write_sidecar(golden, provenance, {"images": outcome.value["images"]})
-    record = msgspec.convert({**outcome.value, "golden_sha256": vouched.sha256}, ExportRecord)
+        made = demand_value(
+            outcome,
+            where=job.where,
+            expected="an export that runs to its end",
+            todo="check that the network runs in torch, and that memory and time suffice",
+        )
+    vouched = artifact.write_sidecar(golden, provenance, {"images": made["images"]})
+    record = msgspec.convert({**made, "golden_sha256": vouched.sha256}, ExportRecord)
     artifact.write_sidecar(output, provenance, record)
     return record
 

@@ -94,8 +94,7 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
     share = f"{100 * facts.control.confidence:.0f} %"
     notes = (
         f"Ratio: median of pairs, {clock}, with its {share} interval; percentiles and images/s: wall clock.",
-        f"The baseline against itself (A/A): {_name_interval(facts.control)}, {_judge(facts.checks[0])}.",
-        f"{facts.cpu} ({', '.join(facts.isa)})",
+        *describe_run(facts),
     )
     title = f"Latency on {first.provider}, {_name_threads(first)}, batch {first.batch_size}"
     columns = ("file", f"{clock} ratio", "p50 ms", "p90 ms", "p99 ms", "images/s", "n")
@@ -117,6 +116,12 @@ def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
         (f"{_CLOCKS[first.clock]}, paired", *(_name_ratio(model) for model in models)),
         ("peak memory of a process", *(format_bytes(model.peak_bytes) for model in models)),
     ]
+
+
+def describe_run(facts: LatencyFacts) -> tuple[str, str]:
+    """What a run's ratios rest on: its A/A control, and the CPU with its int8 instructions."""
+    control = f"{_name_interval(facts.control)}, {_judge(facts.checks[0])}"
+    return f"The baseline against itself (A/A): {control}.", f"{facts.cpu} ({', '.join(facts.isa)})"
 
 
 def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:

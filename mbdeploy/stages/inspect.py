@@ -13,8 +13,9 @@ import msgspec
 from mbdeploy.card import ModelCard, load_card
 from mbdeploy.costs.report import InspectReport, Peaks, Roofline, Sweep
 from mbdeploy.costs.roofline import bound_layers
-from mbdeploy.errors import StepError, UnavailableError, UsageError
-from mbdeploy.isolate import Limits, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.errors import UnavailableError, UsageError
+from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
+from mbdeploy.watch import Limits
 
 Shape = tuple[int, int, int]
 _LIMITS = Limits(wall_s=300.0)
@@ -140,12 +141,10 @@ def _measure(report: InspectReport, limits: Limits) -> Roofline:
 
 def _run(function: str, request: dict[str, Any], where: object, limits: Limits) -> dict[str, Any]:
     outcome = run_step(function, request, limits=limits)
-    if outcome.verdict is not Verdict.OK:
-        raise StepError(
-            where=where,
-            expected="a model that can be looked at",
-            found=f"{outcome.verdict.value}: {outcome.detail}",
-            todo="check how the file was made (`python -m onnx.checker` on it may say more)",
-        )
-    answer: dict[str, Any] = outcome.value
+    answer: dict[str, Any] = demand_value(
+        outcome,
+        where=where,
+        expected="a model that can be looked at",
+        todo="check how the file was made (`python -m onnx.checker` on it may say more)",
+    )
     return answer

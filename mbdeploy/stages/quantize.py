@@ -8,9 +8,10 @@ import msgspec
 
 from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
-from mbdeploy.errors import ModelError, StepError
-from mbdeploy.isolate import Limits, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.errors import ModelError
+from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
 from mbdeploy.results import QuantizeRecord
+from mbdeploy.watch import Limits
 
 _QUANTIZE_STEP = "mbdeploy.stages.quantize_job:quantize_model"
 
@@ -64,15 +65,14 @@ def quantize(
         outcome = run_step(
             "mbdeploy.stages.quantize_job:quantize_model", request, limits=limits, on_progress=on_progress
         )
-        if outcome.verdict is not Verdict.OK:
-            raise StepError(
-                where=model,
-                expected="quantization to run to its end",
-                found=f"{outcome.verdict.value}: {outcome.detail}",
-                todo="check that the model runs (`mbdeploy verify`) and that the limits suffice",
-            )
+        made = demand_value(
+            outcome,
+            where=model,
+            expected="quantization to run to its end",
+            todo="check that the model runs (`mbdeploy verify`) and that the limits suffice",
+        )
     usage = {"cpu_s": round(outcome.cpu_s, 2), "peak_bytes": outcome.peak_bytes}
-    record = msgspec.convert({**outcome.value, **usage}, QuantizeRecord)
+    record = msgspec.convert({**made, **usage}, QuantizeRecord)
     artifact.write_sidecar(output, provenance, record)
     return record
 

@@ -151,14 +151,15 @@ def tabulate_side_by_side(found: Report, baseline: str = "simplified", candidate
     sizes = {Path(file.name).stem: file.size_bytes for file in found.files}
     parity = {fact.model: fact.executed for fact in reversed(found.parity)}
     run = found.latency[0] if found.latency else None
+    notes = [SEEDED] if found.trained is False else []
     rows = [("size", *(format_bytes(sizes.get(name)) for name in names))]
     if all(parity.get(name) for name in names):
         rows += figures.list_parity_rows([parity[name] for name in names])
     if run is not None:
         rows += figures.list_latency_rows([fact for fact in run.models if fact.model in names])
+        notes += figures.describe_run(run)
     title = f"{found.model}: FP32 and INT8 side by side"
-    notes = (SEEDED,) if found.trained is False else ()
-    return Table(title=title, columns=("", "FP32", "INT8"), rows=tuple(rows), notes=notes)
+    return Table(title=title, columns=("", "FP32", "INT8"), rows=tuple(rows), notes=tuple(notes))
 
 
 def _tabulate_files(found: Report) -> Table:

@@ -63,7 +63,7 @@ def _tabulate_growth(layers: Sequence[LayerRecord]) -> list[Table]:
     if not rows:
         return []
     title = "Weight scales over plain ones (the layers that grew most)"
-    return [Table(title=title, columns=("node", "mean", "largest", "channels that would clip"), rows=rows)]
+    return [Table(title=title, columns=("node", "mean", "largest", "would clip"), rows=rows)]
 
 
 def _tabulate_float(nodes: Mapping[str, str]) -> list[Table]:

@@ -11,10 +11,11 @@ import msgspec
 
 from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
 from mbdeploy.errors import ModelError, StepError, UsageError
-from mbdeploy.isolate import Limits, Outcome, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
 from mbdeploy.model_file import dump_json, load_model, read_signature
 from mbdeploy.results import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
+from mbdeploy.watch import Limits
 
 if TYPE_CHECKING:
     from mbdeploy.model_file import Signature

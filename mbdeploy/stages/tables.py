@@ -71,7 +71,8 @@ def _render_text(table: Table, color: bool) -> str:
         grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         grid.show_header = any(table.columns)
         for index, column in enumerate(table.columns):
-            grid.add_column(column, justify="left" if index in table.left else "right", overflow="fold")
+            is_text = index in table.left
+            grid.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
         for row in table.rows:
             grid.add_row(*(Text(escape_controls(cell), style=_STYLES.get(cell, "")) for cell in row))
         console.print(grid)

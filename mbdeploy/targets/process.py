@@ -12,22 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbdeploy.errors import MbdeployError, StepError, UnavailableError
-from mbdeploy.isolate import (
-    Ended,
-    Limits,
-    Progress,
-    Verdict,
-    child_environment,
-    describe_ended,
-    ignore_progress,
-    judge_ended,
-    watch_process,
-)
+from mbdeploy.isolate import Progress, Verdict, describe_ended, ignore_progress, judge_ended
 from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
 from mbdeploy.targets.job import Answer, Job, Ran, refuse_emulated_times
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
+from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
 #: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

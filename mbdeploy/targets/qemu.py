@@ -12,8 +12,8 @@ import subprocess
 import sys
 
 from mbdeploy.errors import UnavailableError, UsageError
-from mbdeploy.isolate import child_environment
 from mbdeploy.targets.process import ProcessTarget
+from mbdeploy.watch import child_environment
 
 # One row an architecture that can be emulated: the emulators that serve it, and the CPU meant without a name.
 # An architecture other than this machine's (arm) also needs a Python and a runtime built for it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_an_external_weight_counts_by_its_shape(make_model: Make, look: Look) ->
     tensor.data_location = TensorProto.EXTERNAL
     report = look(model)
     assert report.total.weights == 16
-    assert report.findings == ()
+    assert {finding.rule for finding in report.findings} <= {"MB105"}  # nothing about what the weights are
 
 
 @given(
@@ -245,3 +246,24 @@ def test_folding_agrees_with_onnxs_own_evaluator(node: onnx.NodeProto, values: l
 )
 def test_what_cannot_or_should_not_be_computed_has_no_value(operator: str, values: list[Array]) -> None:
     assert fold_node(operator, {}, values) is None
+
+
+@pytest.mark.slow
+def test_every_shape_read_equals_that_of_onnxs_own_test_data(look: Look) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the generators of ONNX overflow on purpose
+        from onnx.backend.test.case.node import collect_testcases
+
+        cases = [case for case in collect_testcases(None) if case.model is not None]
+    assert len(cases) > 1000
+    compared = 0
+    for case in cases:
+        try:
+            found = look(case.model).outputs
+        except ModelError:
+            continue  # a graph of constants alone
+        for output, value in zip(case.model.graph.output, case.data_sets[0][1], strict=False):
+            if output.name in found and isinstance(value, np.ndarray):
+                assert found[output.name] == value.shape, case.name
+                compared += 1
+    assert compared > 1000

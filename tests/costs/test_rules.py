@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,26 @@ def test_g4_reports_elementwise_work_that_no_convolution_takes_in(make_model: Ma
     found = find(look(make_model(added, [1, 8, 4, 4], weights)), "MB104")
     assert found is not None
     assert [(place.node, place.bytes) for place in found.evidence] == [("add", 3 * 4 * 128)]
+
+
+def test_widths_that_fill_no_vector_are_reported_with_the_work_on_nothing(make_model: Make, look: Look) -> None:
+    found = find(look(make_model([conv("x", "y", "w")], [1, 12, 4, 4], {"w": normal(20, 12, 1, 1)})), "MB105")
+    assert found is not None
+    assert found.evidence[0].text == "12 -> 20 channels are computed as 16 -> 24: 60% more"
+    assert found.evidence[0].macs == 16 * (16 * 24 - 12 * 20)
+    stem = look(make_model([conv("x", "y", "w")], [1, 3, 4, 4], {"w": normal(16, 3, 1, 1)}))
+    assert find(stem, "MB105") is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(16, None), (12, "1 -> 12 channels are computed as 1 -> 16: 33% more")]
+)
+def test_depthwise_channels_fill_vectors_together(
+    make_model: Make, look: Look, channels: int, expected: str | None
+) -> None:
+    node = conv("x", "y", "w", group=channels)
+    found = find(look(make_model([node], [1, channels, 8, 8], {"w": normal(channels, 1, 3, 3)})), "MB105")
+    assert (found and found.evidence[0].text) == expected
 
 
 def test_a_float_island_is_reported_with_its_cause_and_the_way_there_and_back(make_model: Make, look: Look) -> None:
@@ -254,3 +276,9 @@ def test_every_rule_has_an_id_of_its_family_and_one_sentence() -> None:
     for name, rule in RULES.items():
         assert name.startswith("MB") and name[2:].isdecimal()
         assert rule.sentence.endswith(".") and rule.sentence.count(". ") == 0
+
+
+def test_the_page_about_inspect_says_of_every_rule_what_the_table_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (MB\d+) \| (.+?) \|", page, re.MULTILINE))
+    assert rows == {name: rule.sentence for name, rule in RULES.items()}

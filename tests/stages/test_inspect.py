@@ -20,14 +20,14 @@ import mbdeploy
 from mbdeploy.artifact import Provenance, digest_file, write_sidecar
 from mbdeploy.cli import program
 from mbdeploy.costs.report import Bound, InspectReport, Peaks, Roofline, Sweep, SweepCell
-from mbdeploy.errors import CardError, ModelError, StepError, UsageError
-from mbdeploy.isolate import Limits
+from mbdeploy.errors import CardError, ModelError, StepError, UnavailableError, UsageError
 from mbdeploy.results import LayerRecord, QuantizeRecord
 from mbdeploy.stages.inspect import inspect, render_inspection
 from mbdeploy.stages.inspect_charts import Axis, make_lane, make_treemap
 from mbdeploy.stages.inspect_peaks import measure_peaks
 from mbdeploy.stages.inspect_text import lay_out
 from mbdeploy.stages.tables import Table
+from mbdeploy.watch import Limits
 
 HOSTILE = '<script>alert("1")</script>\x1b[2J\u202e&amp;'
 PEAKS = {"gmacs_fp32": 50.0, "gmacs_int8": 200.0, "gbytes": [[32768, 40.0], [134217728, 8.0]]}
@@ -334,3 +334,21 @@ def test_mobilenet_v1_costs_what_its_paper_says(tmp_path: Path) -> None:
     assert [round(swept[1.0, size].macs / 1e6) for size in (192, 160, 128)] == [418, 291, 186]
     own = swept[found.sweep.alpha, found.sweep.size]
     assert (own.macs, own.weights) == (found.total.macs, found.total.weights)
+
+
+@pytest.mark.parametrize("name", ["simplified.onnx", "fp32.onnx"])
+def test_a_card_that_was_exported_is_read_from_its_folder(
+    conv_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "out" / "mobilenet_v1"
+    folder.mkdir(parents=True)
+    conv_model_file.rename(folder / name)
+    monkeypatch.chdir(tmp_path)
+    shown = run("inspect", "mobilenet_v1", "--format", "json")
+    assert json.loads(shown.stdout)["model"] == name
+
+
+def test_a_card_without_a_file_says_what_to_do_where_there_is_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"give the path of an \.onnx file"):
+        inspect("mobilenet_v1")

@@ -248,6 +248,14 @@ def test_equal_outputs_are_called_equal_and_not_infinite() -> None:
     assert table.rows[0][2] == "equal"
 
 
+def test_numbers_that_json_lacks_survive_in_a_folder(make_folder: Callable[..., Path]) -> None:
+    same = make_row("int8", "executed", "exact", make_metrics(sqnr_db=math.inf, max_abs=0.0))
+    broken = make_row("int8", "executed", "reference", make_metrics(sqnr_db=math.nan, degenerate="empty: shape (0,)"))
+    (fact,) = read_report(make_folder(int8=QUANTIZE, parity=make_parity(broken, same))).parity
+    assert fact.saturation is not None and fact.saturation.sqnr_db == math.inf
+    assert fact.executed is not None and math.isnan(fact.executed.sqnr_db)
+
+
 def test_nodes_that_ran_on_another_provider_are_named() -> None:
     placement = msgspec.structs.replace(PLACEMENT, elsewhere=("Resize up", "TopK k"))
     row = make_row("int8", "executed", "reference", make_metrics(), placement=placement, provider="cuda")
