@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from mbdeploy.cli.screen import Screen
+from mbdeploy.cli.screen import ClosedPipeError, Screen
 from mbdeploy.errors import EXIT_BAD_INPUT, EXIT_BUG, MbdeployError
 
 #: Every command and the module that holds it as ``command``, in the order of the help page.
@@ -66,7 +66,7 @@ def end_with_code(call: Callable[[], Any], screen: Screen) -> int:
     except (KeyboardInterrupt, click.Abort):
         screen.fail("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (ClosedPipeError, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads it: let the flush at exit pass
         return EXIT_CLOSED_PIPE
     except click.ClickException as error:

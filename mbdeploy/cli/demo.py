@@ -9,6 +9,7 @@ import click
 from mbdeploy.cli import options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
+from mbdeploy.results import SCHEMA_VERSION
 
 
 @click.command("demo")
@@ -35,5 +36,5 @@ def command(screen: Screen, /, card: str, output: Path | None, threads: int | No
         models = (folder / "simplified.onnx", folder / "int8.onnx")
         shown = classify_photos(models, on_progress=on_progress, **given)
     tables = [tabulate_photos(shown, ("FP32", "INT8")), tabulate_side_by_side(read_report(folder))]
-    screen.show(tables, {"schema_version": 1, "photos": shown, "checks": summary.checks})
+    screen.show(tables, {"schema_version": SCHEMA_VERSION, "photos": shown, "checks": summary.checks})
     return judge_checks(summary.checks)

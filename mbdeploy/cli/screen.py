@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from mbdeploy.pipeline import StageRun
 
 
+class ClosedPipeError(Exception):
+    """Whoever read our standard output has gone (as in ``mbdeploy list | head -1``)."""
+
+
 class Screen:
     """Where words go; ``--quiet``, ``--verbose`` and ``--format`` are set on it as they are read."""
 
@@ -43,7 +47,10 @@ class Screen:
 
     def write(self, text: str) -> None:
         """Print a result that is text already."""
-        click.echo(text, color=True)
+        try:
+            click.echo(text, color=True)
+        except BrokenPipeError as error:
+            raise ClosedPipeError from error
 
     def note(self, text: str) -> None:
         """Say something beside the result, unless ``--quiet``."""

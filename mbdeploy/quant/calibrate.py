@@ -33,45 +33,45 @@ def calibrate(
     tensors: Sequence[str],
     layer_inputs: Sequence[str],
     method: str,
-    read_images: Callable[[], Iterable[Batch]],
+    batches: Iterable[Batch],
     *,
     threads: int,
     on_image: OnImage,
 ) -> Calibration:
     """The ranges of ``tensors`` by ``method`` and the channel means of ``layer_inputs``, over all images.
 
-    ``read_images`` starts a new pass and yields batches (n, c, h, w) of any size. Memory holds one
-    image's activations at most; minmax reads the images once, the histogram methods twice.
+    ``batches`` are images (n, c, h, w) in any number at a time; they are read once. Memory holds one image's
+    activations at most.
 
     Raises:
         DataError: no image. ModelError: an activation is not finite, or the model does not run.
     """
-    observer, averages = RangeObserver(tensors), MeanObserver()
-    session, outputs = _open_observed(_add_statistics(model, tensors, layer_inputs), threads)
-    for image in _single_images(session, read_images()):
+    counting = method != "minmax"
+    ranges, averages, histograms = RangeObserver(tensors), MeanObserver(), HistogramObserver(tensors)
+    session, outputs = _open_observed(_add_outputs(model, tensors, layer_inputs, whole=counting), threads)
+    for image in _single_images(session, batches):
         values = _run(session, outputs, image)
         for position, tensor in enumerate(tensors):
-            observer.update(tensor, float(values[2 * position]), float(values[2 * position + 1]))
-        averages.update({name: mean[0] for name, mean in zip(layer_inputs, values[2 * len(tensors) :], strict=True)})
-        on_image("observing ranges", averages.images)
+            if counting:
+                low, high = float(values[position].min()), float(values[position].max())
+            else:
+                low, high = float(values[2 * position]), float(values[2 * position + 1])
+            ranges.update(tensor, low, high)
+            if counting and np.isfinite(low) and np.isfinite(high):
+                histograms.update(tensor, values[position], max(-low, high))
+        means = values[len(values) - len(layer_inputs) :]
+        averages.update({name: mean[0] for name, mean in zip(layer_inputs, means, strict=True)})
+        on_image("calibrating", averages.images)
     if averages.images == 0:
         raise DataError(expected="calibration images", found="none", todo="give a folder with images in it")
-    observed = {tensor: (observer.low[tensor], observer.high[tensor]) for tensor in tensors}
+    observed = {tensor: (ranges.low[tensor], ranges.high[tensor]) for tensor in tensors}
     _refuse_non_finite(observed)
-    if method == "minmax":
-        return Calibration(observed, averages.read())
-    del session
-    histograms = HistogramObserver(observed)
-    session, outputs = _open_observed(_add_outputs(model, tensors), threads)
-    given = session.get_inputs()[0].name
-    for count, image in enumerate(_single_images(session, read_images()), start=1):
-        for tensor, activation in zip(outputs, _run(session, outputs, image), strict=True):
-            histograms.update(tensor, activation)
-        if given in histograms.counts:
-            histograms.update(given, image)
-        on_image("counting values", count)
-    chosen = {name: choose_range(method, observed[name], histograms.counts[name]) for name in tensors}
-    return Calibration(chosen, averages.read())
+    if counting:
+        observed = {
+            name: choose_range(method, extremes, *histograms.read(name, extremes))
+            for name, extremes in observed.items()
+        }
+    return Calibration(observed, averages.read())
 
 
 def _single_images(session: Any, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -83,10 +83,14 @@ def _single_images(session: Any, batches: Iterable[Batch]) -> Iterator[Batch]:
             yield np.repeat(image[np.newaxis], repeats, axis=0)
 
 
-def _add_statistics(
-    model: onnx.ModelProto, tensors: Sequence[str], layer_inputs: Sequence[str]
+def _add_outputs(
+    model: onnx.ModelProto, tensors: Sequence[str], layer_inputs: Sequence[str], *, whole: bool
 ) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy that puts out the minimum and maximum of each tensor, then the channel means of each layer input."""
+    """A copy that puts out what is observed, and the names of that.
+
+    First the tensors themselves (``whole``), or the minimum and the maximum of each; then the mean of each
+    channel of each layer input.
+    """
     observed = onnx.ModelProto()
     observed.CopyFrom(model)
     del observed.graph.output[:]
@@ -94,7 +98,8 @@ def _add_statistics(
         value.name: len(value.type.tensor_type.shape.dim)
         for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
     }
-    wanted = [(operator, tensor) for tensor in tensors for operator in ("ReduceMin", "ReduceMax")]
+    operators = ("Identity",) if whole else ("ReduceMin", "ReduceMax")
+    wanted = [(operator, tensor) for tensor in tensors for operator in operators]
     wanted += [("GlobalAveragePool" if ranks[name] > 2 else "Identity", name) for name in layer_inputs]
     outputs = []
     for position, (operator, tensor) in enumerate(wanted):
@@ -104,18 +109,6 @@ def _add_statistics(
         observed.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         outputs.append(name)
     return observed, outputs
-
-
-def _add_outputs(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy of the model that puts out the tensors themselves, behind an Identity where one is an input."""
-    observed = onnx.ModelProto()
-    observed.CopyFrom(model)
-    del observed.graph.output[:]
-    inputs = {value.name for value in model.graph.input}
-    for tensor in tensors:
-        if tensor not in inputs:
-            observed.graph.output.append(helper.make_tensor_value_info(tensor, onnx.TensorProto.FLOAT, None))
-    return observed, [tensor for tensor in tensors if tensor not in inputs]
 
 
 def _open_observed(observed: tuple[onnx.ModelProto, list[str]], threads: int) -> tuple[Any, list[str]]:

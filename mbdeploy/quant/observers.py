@@ -6,13 +6,16 @@ their batching and their sharding cannot change a result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 2048
-_CHUNK = 1 << 16
+BINS = 8192
+SAMPLES = 1 << 14
+_HALF = BINS // 2
+_SMALLEST_EXPONENT = -100
 
 
 class RangeObserver:
@@ -34,33 +37,55 @@ class RangeObserver:
 
 
 class HistogramObserver:
-    """Counts of each tensor's values in ``BINS`` equal bins over a range fixed beforehand (a second pass)."""
+    """Counts of each tensor's values in ``BINS`` equal bins between -2^k and 2^k, in one pass.
 
-    def __init__(self, ranges: dict[str, tuple[float, float]]) -> None:
-        self.ranges = ranges
-        self.counts: dict[str, NDArray[np.int64]] = {name: np.zeros(BINS, np.int64) for name in ranges}
+    Rules: 1. when a value lies beyond, k grows and neighbouring bins are merged. Scaling by powers of two is
+    exact, so the counts are those of the final k, whatever came first. 2. An image counts with at most about
+    ``SAMPLES`` values of a tensor, taken at a fixed odd stride: enough for tails of 1 in 10,000, at a small part of
+    the cost. 3. Zero falls into the bin that begins at zero.
+    """
 
-    def update(self, tensor: str, values: NDArray[np.float32]) -> None:
-        """Count one batch's values; those outside the range fall into the outermost bins."""
-        low, high = self.ranges[tensor]
+    def __init__(self, tensors: Iterable[str]) -> None:
+        self.counts: dict[str, NDArray[np.int64]] = {name: np.zeros(BINS, np.int64) for name in tensors}
+        self.exponents: dict[str, int] = dict.fromkeys(self.counts, _SMALLEST_EXPONENT)
+
+    def update(self, tensor: str, values: NDArray[np.float32], largest: float) -> None:
+        """Count one image's values; ``largest`` is their greatest magnitude, and finite."""
+        self._grow(tensor, math.frexp(largest)[1])
         flat = values.reshape(-1)
-        if high <= low:
-            self.counts[tensor][0] += flat.size
-            return
-        per_unit = np.float32(BINS / (high - low))
-        counts = self.counts[tensor]
-        buffer = np.empty(min(_CHUNK, flat.size), np.float32)
-        for start in range(0, flat.size, _CHUNK):  # chunks that stay in the cache: three times as fast
-            part = flat[start : start + _CHUNK]
-            scaled = np.subtract(part, np.float32(low), out=buffer[: part.size])
-            np.multiply(scaled, per_unit, out=scaled)
-            np.clip(scaled, 0, BINS - 1, out=scaled)
-            counts += np.bincount(scaled.astype(np.int64), minlength=BINS)
+        stride = (flat.size // SAMPLES) | 1
+        scaled = flat[::stride] * np.float32(_HALF * 2.0 ** -self.exponents[tensor])
+        places = np.floor(scaled).astype(np.int64) + _HALF
+        self.counts[tensor] += np.bincount(places, minlength=BINS)
 
     def merge(self, other: HistogramObserver) -> None:
-        """Add the counts of another observer with the same ranges."""
+        """Add the counts of another observer of the same tensors."""
         for tensor, counts in other.counts.items():
-            self.counts[tensor] += counts
+            self._grow(tensor, other.exponents[tensor])
+            self.counts[tensor] += _merge_bins(counts, self.exponents[tensor] - other.exponents[tensor])
+
+    def read(self, tensor: str, observed: tuple[float, float]) -> tuple[tuple[float, float], NDArray[np.int64]]:
+        """The bins that cover ``observed``: the range of their outer edges, and their counts."""
+        per_unit = _HALF * 2.0 ** -self.exponents[tensor]
+        first, last = (math.floor(end * per_unit) for end in observed)
+        edges = (first / per_unit, (last + 1) / per_unit)
+        return edges, self.counts[tensor][first + _HALF : last + _HALF + 1]
+
+    def _grow(self, tensor: str, exponent: int) -> None:
+        steps = exponent - self.exponents[tensor]
+        if steps > 0:
+            self.counts[tensor] = _merge_bins(self.counts[tensor], steps)
+            self.exponents[tensor] = exponent
+
+
+def _merge_bins(counts: NDArray[np.int64], steps: int) -> NDArray[np.int64]:
+    """The same counts over a range that is 2^steps as wide: groups of bins become one, on either side of zero."""
+    group = min(1 << min(steps, 62), _HALF)
+    kept = _HALF // group
+    merged = np.zeros(BINS, np.int64)
+    merged[_HALF : _HALF + kept] = counts[_HALF:].reshape(kept, group).sum(axis=1)
+    merged[_HALF - kept : _HALF] = counts[:_HALF].reshape(kept, group).sum(axis=1)
+    return merged
 
 
 def _smaller(first: float, second: float) -> float:

@@ -165,6 +165,7 @@ def place_qdq(
     quiet.setLevel(logging.ERROR)
     try:
         placed: onnx.ModelProto = quantizer.quantize_model()
+        quantizer.model.topological_sort()  # as the specification demands, and ONNX Runtime does not
     finally:
         quiet.setLevel(level)
     return placed

@@ -50,14 +50,15 @@ def choose_scale(observed: Range, *, signed: bool) -> ActivationScale:
     return ActivationScale(scale=float(scale), zero_point=zero_point, low=low, high=high)
 
 
-def choose_range(method: str, observed: Range, counts: Counts | None) -> Range:
-    """The range to quantize over, by the rule ``method`` (minmax, percentile, entropy, mse).
+def choose_range(method: str, observed: Range, edges: Range, counts: Counts) -> Range:
+    """The range to quantize over, by one of ``METHODS``, never wider than ``observed``.
 
-    ``counts`` is the histogram of the tensor over ``observed``; minmax needs none.
+    ``counts`` is the histogram of the tensor between ``edges``, which enclose what was observed.
     """
-    if method == "minmax" or counts is None or observed[1] - observed[0] < _DEAD:
+    if observed[1] - observed[0] < _DEAD:
         return observed
-    return METHODS[method](observed, counts)
+    low, high = METHODS[method](edges, counts)
+    return max(low, observed[0]), min(high, observed[1])
 
 
 def choose_percentile(observed: Range, counts: Counts) -> Range:
@@ -84,7 +85,8 @@ def choose_entropy(observed: Range, counts: Counts) -> Range:
     """
     others = counts.copy()
     if observed[0] <= 0 <= observed[1]:
-        others[min(int(-observed[0] / (observed[1] - observed[0]) * len(counts)), len(counts) - 1)] = 0
+        place = int(-observed[0] / (observed[1] - observed[0]) * len(counts) + 1e-6)
+        others[min(place, len(counts) - 1)] = 0
     return _search(observed, others, _divergence)
 
 

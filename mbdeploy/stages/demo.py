@@ -62,7 +62,10 @@ def classify_photos(
     job = Job(kind="infer", sessions=sessions, inputs=data.load_arrays(dataset, preprocess), batch_size=1)
     answer = open_target(provider).run(job, on_progress)
     names = _read_names(model_file.read_metadata(first))
-    tops = [[_rank(logits, names, top) for logits in np.asarray(ran.outputs[0])] for ran in answer.sessions]
+    tops = [
+        [_rank(logits, names, top) for logits in _read_logits(model, ran.outputs)]
+        for model, ran in zip(models, answer.sessions, strict=True)
+    ]
     return [
         Shown(photo=sample.name, guesses=tuple(model[index] for model in tops))
         for index, sample in enumerate(dataset.samples)
@@ -88,6 +91,17 @@ def tabulate_photos(shown: Sequence[Shown], models: Sequence[str]) -> Table:
         notes=notes,
         left=tuple(range(len(models) + 1)),
     )
+
+
+def _read_logits(model: Path, outputs: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    if outputs[0].ndim != 2:
+        raise ModelError(
+            where=model,
+            expected="a classifier, with outputs (n, classes)",
+            found=f"outputs {list(outputs[0].shape)}",
+            todo="show the card of a classifier",
+        )
+    return outputs[0]
 
 
 def _rank(logits: NDArray[np.float32], names: Sequence[str] | None, top: int) -> tuple[Guess, ...]:

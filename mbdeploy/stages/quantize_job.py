@@ -59,7 +59,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         nodes.tensors,
         nodes.list_corrected_inputs(),
         request["method"],
-        read_images,
+        read_images(),
         threads=request["threads"],
         on_image=lambda what, done: on_progress(what, done, len(images)),
     )

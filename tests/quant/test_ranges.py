@@ -38,7 +38,7 @@ def test_relu6_keeps_its_six_at_every_method():
     counts[1:-1] = 48
     counts[-1] = 2_000
     for method in METHODS:
-        assert choose_range(method, (0.0, 6.0), counts) == pytest.approx((0.0, 6.0), abs=6 / N), method
+        assert choose_range(method, (0.0, 6.0), (0.0, 6.0), counts) == pytest.approx((0.0, 6.0), abs=6 / N), method
 
 
 def test_a_lone_outlier_is_cut_off():
@@ -47,13 +47,16 @@ def test_a_lone_outlier_is_cut_off():
     counts[:] = np.rint(1e6 * np.exp(-centres))
     counts[-1] = 1
     for method in METHODS:
-        low, high = choose_range(method, (0.0, 100.0), counts)
+        low, high = choose_range(method, (0.0, 100.0), (0.0, 100.0), counts)
         assert low == 0.0
         assert high < 60.0, method
 
 
-def test_minmax_is_what_was_observed():
-    assert choose_range("minmax", (-3.0, 5.0), None) == (-3.0, 5.0)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_range_never_leaves_what_was_observed_for_the_edges_of_a_bin(method):
+    counts = np.full(64, 1000, np.int64)
+    low, high = choose_range(method, (-0.9, 0.9), (-1.0, 1.0), counts)
+    assert -0.9 <= low < high <= 0.9
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(-50, 0), st.floats(0.1, 50))
@@ -61,10 +64,10 @@ def test_minmax_is_what_was_observed():
 def test_every_method_stays_inside_what_was_observed(seed, low, high):
     counts = np.random.default_rng(seed).integers(0, 3, N) * np.random.default_rng(seed + 1).integers(0, 500, N)
     for method in METHODS:
-        chosen = choose_range(method, (low, high), counts)
+        chosen = choose_range(method, (low, high), (low, high), counts)
         assert low - 1e-6 <= chosen[0] < chosen[1] <= high + 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_empty_histogram_keeps_what_was_observed(method):
-    assert choose_range(method, (-1.0, 2.0), np.zeros(N, np.int64)) == pytest.approx((-1.0, 2.0))
+    assert choose_range(method, (-1.0, 2.0), (-1.0, 2.0), np.zeros(N, np.int64)) == pytest.approx((-1.0, 2.0))

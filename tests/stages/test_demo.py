@@ -39,6 +39,19 @@ def test_a_file_that_does_not_say_its_preprocessing_is_refused(conv_model_file: 
         classify_photos([conv_model_file])
 
 
+def test_a_network_that_is_no_classifier_is_refused(
+    tmp_path: Path, photo_folder: Path, make_conv_model: Callable[..., onnx.ModelProto]
+) -> None:
+    model = make_conv_model()
+    model.graph.output[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, ["batch", 8, 16, 16])
+    )
+    model_file.write_metadata(model, {"mbdeploy.preprocess": model_file.dump_json(Preprocess(size=16))})
+    model_file.save_model(model, tmp_path / "segment.onnx")
+    with pytest.raises(ModelError, match=r"expected a classifier.*found outputs \[6, 8, 16, 16\]"):
+        classify_photos([tmp_path / "segment.onnx"], photos=str(photo_folder), split=None)
+
+
 def test_the_table_has_one_column_a_model_and_counts_the_same_best_classes() -> None:
     cat, dog = Guess(label="tabby, tabby cat", probability=0.625), Guess(label="beagle", probability=0.25)
     shown = [

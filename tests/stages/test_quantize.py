@@ -72,6 +72,10 @@ def test_the_int8_graph_runs_in_int8_between_one_q_and_one_dq(quantized):
     assert record.float_nodes == {}
 
 
+def test_the_file_is_valid_onnx(quantized):
+    onnx.checker.check_model(onnx.load(quantized[0]), full_check=True)
+
+
 def test_executed_equals_exact_and_is_close_to_float(quantized, conv_model_file, images):
     path, _ = quantized
     reference = run_model(conv_model_file, images)
