@@ -171,14 +171,14 @@ def test_a_folder_that_may_not_be_made_is_an_output_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
     """Root may write anywhere, so the refusal is simulated where the system would give it."""
-    make = os.mkdir
+    make = Path.mkdir
 
-    def refuse(path: Any, *arguments: Any, **keywords: Any) -> None:
-        if Path(path) == tmp_path / "out":
+    def refuse(path: Path, *arguments: Any, **keywords: Any) -> None:
+        if path == tmp_path / "out":
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         make(path, *arguments, **keywords)
 
-    monkeypatch.setattr(os, "mkdir", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(OutputError, match="permission denied; choose another place with --output"):
         artifact.write_bytes(tmp_path / missing / "fp32.onnx", b"x")
     with pytest.raises(OutputError, match="permission denied"), artifact.lock_folder(tmp_path / missing):

