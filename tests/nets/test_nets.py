@@ -80,7 +80,7 @@ def test_features_have_the_channels_and_strides_that_the_net_states(net: str, ar
         torch.testing.assert_close(one[1:], three, rtol=1e-4, atol=1e-4)  # no image sees another
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
 def test_every_net_exports_with_a_dynamic_batch(net: str, args: dict[str, Any]) -> None:
     built = build_net(net, classes=CLASSES, **args).eval()
