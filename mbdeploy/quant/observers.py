@@ -51,7 +51,8 @@ class HistogramObserver:
 
     def update(self, tensor: str, values: NDArray[np.float32], largest: float) -> None:
         """Count one image's values; ``largest`` is their greatest magnitude, and finite."""
-        self._grow(tensor, math.frexp(largest)[1])
+        if largest > 0:  # zeros alone say nothing of the range (and frexp(0) says 2^0)
+            self._grow(tensor, math.frexp(largest)[1])
         flat = values.reshape(-1)
         stride = (flat.size // SAMPLES) | 1
         scaled = flat[::stride] * np.float32(_HALF * 2.0 ** -self.exponents[tensor])

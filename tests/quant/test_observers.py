@@ -57,6 +57,10 @@ def test_a_larger_value_later_merges_the_bins_of_what_came_before():
     assert counts.sum() == 3 and counts[-1] == 1
 
 
+def test_an_image_that_is_dead_in_a_tensor_does_not_coarsen_its_bins():
+    assert count([0.001], [0.0, -0.0]).exponents["t"] == count([0.0], [0.001]).exponents["t"] == -9
+
+
 def test_a_large_tensor_counts_with_a_sample_at_an_odd_stride():
     values = np.random.default_rng(0).normal(size=(1, 3, 300, 301)).astype(np.float32)
     observer = count(values)
