@@ -14,13 +14,12 @@ from typing import Any
 
 import msgspec
 
-from mbdeploy.errors import OutputError
+from mbdeploy.errors import DISK_FULL, OutputError, refuse_output
 from mbdeploy.results import encode_result
 
 _TEMPORARY = ".mbdeploy-tmp"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: What a write says that names no file (``write`` and ``fsync`` know only a handle).
-_WRITE_FAILED = (*_DISK_FULL, errno.EIO, errno.EROFS)
+_WRITE_FAILED = (*DISK_FULL, errno.EIO, errno.EROFS)
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +111,7 @@ def writing(final: Path) -> Iterator[Path]:
         named = error.filename in (str(temporary), str(final), str(final.parent))
         if not named and (error.filename is not None or error.errno not in _WRITE_FAILED):
             raise  # about something else that the body did
-        raise _refuse_output(final, error) from error
+        raise refuse_output(final, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -168,7 +167,7 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
             todo="wait for it to end, or choose another folder with --output",
         ) from error
     except OSError as error:
-        raise _refuse_output(folder, error) from error
+        raise refuse_output(folder, error) from error
     try:
         for leftover in folder.rglob(f".*{_TEMPORARY}"):
             leftover.unlink(missing_ok=True)
@@ -181,7 +180,7 @@ def _make_folder(folder: Path, where: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _refuse_output(where, error) from error
+        raise refuse_output(where, error) from error
 
 
 def _read_version(name: str) -> str:
@@ -199,13 +198,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _refuse_output(path: Path, error: OSError) -> OutputError:
-    full = error.errno in _DISK_FULL
-    return OutputError(
-        where=path,
-        expected="room to write" if full else "a place that can be written",
-        found=(error.strerror or str(error)).lower(),
-        todo="free some space there" if full else "choose another place with --output",
-    )

@@ -15,6 +15,8 @@ not an exception: it is a result with ``passed=False`` (exit 1), or an inconclus
 
 from __future__ import annotations
 
+import errno
+
 EXIT_OK = 0
 EXIT_GATE_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -60,6 +62,21 @@ class DataError(MbdeployError):
 
 class OutputError(MbdeployError):
     """The result cannot be written where it was asked for."""
+
+
+#: The operating system's numbers for "there is no room".
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def refuse_output(where: object, error: OSError) -> OutputError:
+    """The error for a result that the operating system does not let us write at ``where``."""
+    full = error.errno in DISK_FULL
+    return OutputError(
+        where=where,
+        expected="room to write" if full else "a place that can be written",
+        found=(error.strerror or str(error)).lower(),
+        todo="free some space there" if full else "choose another place with --output",
+    )
 
 
 class UnavailableError(MbdeployError):

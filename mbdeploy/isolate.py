@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import errno
 import importlib
 import json
 import os
@@ -29,7 +28,6 @@ Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); ``total`` is 0 where it is not known."""
 
 _PR_SET_PDEATHSIG = 1
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Verdict(str, enum.Enum):
@@ -151,6 +149,10 @@ def answer_request(task: dict[str, Any]) -> None:
         pipe.write(json.dumps(message) + "\n")
         pipe.flush()
 
+    def send_error(error: errors.MbdeployError) -> None:
+        fields = {key: getattr(error, key) for key in ("where", "expected", "found", "todo")}
+        send({"error": type(error).__name__, "fields": fields})
+
     def on_progress(what: str, done: int, total: int) -> None:
         send({"progress": [what, done, total]})
 
@@ -158,16 +160,13 @@ def answer_request(task: dict[str, Any]) -> None:
     try:
         value = getattr(importlib.import_module(module), name)(task["request"], on_progress)
     except errors.MbdeployError as error:
-        fields = {key: getattr(error, key) for key in ("where", "expected", "found", "todo")}
-        send({"error": type(error).__name__, "fields": fields})
+        send_error(error)
     except MemoryError:
         send({"refused": "MemoryError"})
         sys.exit(1)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            fields = {"expected": "room to write", "found": os.strerror(error.errno).lower()}
-            fields.update(where=str(error.filename or ""), todo="free some space there")
-            send({"error": "OutputError", "fields": fields})
+        if isinstance(error, OSError) and error.errno in errors.DISK_FULL:
+            send_error(errors.refuse_output(error.filename or "", error))
             return
         import traceback
 

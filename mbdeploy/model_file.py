@@ -39,6 +39,14 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
         """The batch size the file is fixed to, or None if it is dynamic."""
         return self.shape[0]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """The (channels, height, width) that the file is fixed to, or None if one of them is dynamic."""
+        _, channels, height, width = self.shape
+        if channels is None or height is None or width is None:
+            return None
+        return channels, height, width
+
 
 def load_model(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file (protobuf only: no checker, no shape inference).

@@ -12,7 +12,7 @@ from mbdeploy.costs.graph import Node
 from mbdeploy.costs.report import Evidence, Finding
 from mbdeploy.costs.subject import Subject, Weights, say, worst_first
 from mbdeploy.quant.layers import view_reduction
-from mbdeploy.quant.pairsafe import INT8_MAX
+from mbdeploy.quant.pairsafe import INT8_MAX, find_clipping
 
 #: Fewer levels than this for a channel's largest weight is too few (a per-tensor scale gives 127 to the best).
 _FEW_LEVELS = 8.0
@@ -20,8 +20,6 @@ _FEW_LEVELS = 8.0
 _SIX = 6.0
 _UNBOUNDED = ("Relu", "LeakyRelu", "PRelu", "HardSwish", "Swish", "Elu", "Gelu", "Mish", "Softplus")
 _INT32 = float(1 << 31)
-#: Twice 255 * 128 passes int16; see quant.pairsafe.
-_CLIPS_ABOVE = 128
 #: Activations that span less than this are rare: a bias that needs more is reported even if the span is unknown.
 _LIKELY_SPAN = 0.5
 #: A bias above this share of int32 leaves too little to the sum of products; the default recipe stops at half.
@@ -130,23 +128,6 @@ def check_bias(subject: Subject) -> Finding | None:
         change="quantize with mbdeploy, which widens these channels' scales; other quantizers wrap the bias",
         evidence=_largest_first(found),
     )
-
-
-def find_clipping(integers: NDArray[Any]) -> NDArray[np.bool_]:
-    """Per output channel what ``pairsafe.find_clipping`` says, in a tenth of the time: here it is every weight's turn.
-
-    One member alone never passes the limit, so that only sums matter, of either sign. Both pairings are the
-    same where a kernel position has an even number of channels.
-    """
-    flat = _largest_sum(integers.reshape(len(integers), 1, -1))
-    return np.asarray(np.maximum(flat, _largest_sum(integers)) if integers.shape[-1] % 2 else flat) > _CLIPS_ABOVE
-
-
-def _largest_sum(integers: NDArray[Any]) -> NDArray[np.int16]:
-    first, second = integers[..., 0::2], integers[..., 1::2]
-    sums = np.add(first[..., : second.shape[-1]], second, dtype=np.int16)
-    both = sums.reshape(len(integers), -1)
-    return np.asarray(np.maximum(both.max(axis=1, initial=0), -both.min(axis=1, initial=0)))
 
 
 def _quantize_plainly(view: NDArray[Any]) -> NDArray[np.int8]:

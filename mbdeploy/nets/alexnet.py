@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from mbdeploy.nets.blocks import Layer, StagedNet
+from mbdeploy.nets.blocks import Layer, StagedNet, make_dense_head
 
 # Section 3.5: channels, kernel, stride, padding, groups (the two GPUs) of the five convolutions,
 # and whether overlapping max pooling follows.
@@ -33,12 +33,5 @@ def alexnet(*, classes: int = 1000, in_channels: int = 3, features_only: bool = 
         if pooled:
             layers.append((nn.MaxPool2d(3, 2), cout, 2))
         cin = cout
-    head = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(cin * SIZE * SIZE, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, classes),
-    )
-    return StagedNet(layers, None if features_only else head)
+    head = None if features_only else make_dense_head(cin * SIZE * SIZE, HIDDEN, classes)
+    return StagedNet(layers, head)

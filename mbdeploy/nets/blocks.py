@@ -187,6 +187,18 @@ def make_classifier(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
+def make_dense_head(inputs: int, hidden: int, classes: int) -> nn.Sequential:
+    """The two wide linear layers that networks ended in before global pooling: (N, C, H, W) to (N, classes)."""
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, classes),
+    )
+
+
 def choose(what: str, key: str, table: Mapping[str, V]) -> V:
     """The table's row for this key; CardError names ``what`` and lists the keys where there is none."""
     if key not in table:

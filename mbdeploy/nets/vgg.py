@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from mbdeploy.nets.blocks import Layer, StagedNet
+from mbdeploy.nets.blocks import Layer, StagedNet, make_dense_head
 
 # Table 1, column D: channels and 3x3 convolutions of each block; a 2x2 max pooling ends every block.
 BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -21,12 +21,5 @@ def vgg16(*, classes: int = 1000, in_channels: int = 3, features_only: bool = Fa
             layers.append((nn.Sequential(nn.Conv2d(cin, cout, 3, padding=1), nn.ReLU()), cout, 1))
             cin = cout
         layers.append((nn.MaxPool2d(2, 2), cin, 2))
-    head = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(cin * SIZE * SIZE, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, HIDDEN),
-        nn.ReLU(),
-        nn.Linear(HIDDEN, classes),
-    )
-    return StagedNet(layers, None if features_only else head)
+    head = None if features_only else make_dense_head(cin * SIZE * SIZE, HIDDEN, classes)
+    return StagedNet(layers, head)

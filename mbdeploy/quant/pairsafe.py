@@ -54,17 +54,22 @@ def pair_sums(view: NDArray[np.floating] | NDArray[np.integer]) -> Floats:
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1))], axis=-1)
     first, second = values[..., 0::2], values[..., 1::2]
-    same_sign = first * second > 0
-    magnitude = np.where(same_sign, np.abs(first + second), np.maximum(np.abs(first), np.abs(second)))
-    return np.asarray(magnitude)
+    return np.asarray(np.maximum(np.abs(first + second), np.maximum(np.abs(first), np.abs(second))))
 
 
 def find_clipping(integers: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Per output channel, whether some input could saturate it on an x86 CPU without VNNI.
 
-    ``integers`` are quantized weights as (channels, positions, input channels). A channel can clip if a
-    pair of either pairing has a same-signed sum beyond 128.
+    ``integers`` are 8-bit weights, in any integer type, as (channels, positions, input channels). A channel
+    can clip if a pair of either pairing has a same-signed sum beyond 128. One member alone never is, so only
+    sums matter, of either sign; and the pairings are the same where a position has an even number of channels.
     """
-    flat = pair_sums(integers.reshape(len(integers), 1, -1)).max(axis=(1, 2))
-    positioned = pair_sums(integers).max(axis=(1, 2))
-    return np.asarray(np.maximum(flat, positioned) > _SATURATES_ABOVE)
+    flat = _largest_sum(integers.reshape(len(integers), 1, -1))
+    largest = np.maximum(flat, _largest_sum(integers)) if integers.shape[-1] % 2 else flat
+    return np.asarray(largest > _SATURATES_ABOVE)
+
+
+def _largest_sum(integers: NDArray[np.integer]) -> NDArray[np.int16]:
+    first, second = integers[..., 0::2], integers[..., 1::2]
+    sums = np.add(first[..., : second.shape[-1]], second, dtype=np.int16).reshape(len(integers), -1)
+    return np.asarray(np.maximum(sums.max(axis=1, initial=0), -sums.min(axis=1, initial=0)))

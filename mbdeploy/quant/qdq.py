@@ -42,8 +42,9 @@ class Plan:
         self.layers = find_layers(model)
         self.excluded: dict[str, str] = {}
         weighted = {layer.node for layer in self.layers}
+        constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
-            if reason := _find_reason(model, node, weighted):
+            if reason := _find_reason(node, weighted, constants):
                 self.excluded[node.name] = reason
         self.layers = [layer for layer in self.layers if layer.node not in self.excluded]
         self.shares = _find_shared(model, self.excluded)
@@ -93,8 +94,9 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
                 copy = graph.initializer.add()
                 copy.CopyFrom(initializers[name])
                 copy.name = node.input[slot] = f"{name}_{seen[name]}"
+                initializers[copy.name] = copy
         if node.op_type == "Gemm":
-            _fold_factors(node, {tensor.name: tensor for tensor in graph.initializer})
+            _fold_factors(node, initializers)
         if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in initializers:
             zeros = np.zeros(initializers[node.input[1]].dims[0], np.float32)
             node.input.append(f"{node.name}_bias")
@@ -179,26 +181,25 @@ def round_weights(weight: NDArray[np.float32], scales: NDArray[np.float32], laye
     return np.asarray(rounded, np.int32)
 
 
-def _find_reason(model: onnx.ModelProto, node: onnx.NodeProto, weighted: set[str]) -> str:
+def _find_reason(node: onnx.NodeProto, weighted: set[str], constants: Mapping[str, onnx.TensorProto]) -> str:
     """Why a node stays in float; an empty string if it does not."""
     if node.op_type in ("Conv", "Gemm", "MatMul") and node.name not in weighted:
         return "its weight is no constant of float32"
-    if node.op_type == "Clip" and not _clip_holds_zero(model, node):
+    if node.op_type == "Clip" and not _clip_holds_zero(node, constants):
         return "its range leaves out zero, or is not constant, so that it cannot merge into a scale"
     if node.op_type not in QUANTIZED_OPERATORS:
         return _FLOAT_REASONS.get(node.op_type, f"{node.op_type} is not among the operators quantized")
     return ""
 
 
-def _clip_holds_zero(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    values = {tensor.name: tensor for tensor in model.graph.initializer}
+def _clip_holds_zero(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     bounds = [-np.inf, np.inf]
     for slot in (1, 2):
         name = node.input[slot] if len(node.input) > slot else ""
-        if name and name not in values:
+        if name and name not in constants:
             return False
         if name:
-            bounds[slot - 1] = float(numpy_helper.to_array(values[name]))
+            bounds[slot - 1] = float(numpy_helper.to_array(constants[name]))
     return bounds[0] <= 0 <= bounds[1]
 
 

@@ -50,8 +50,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         )
 
     def read_images() -> Iterator[NDArray[np.float32]]:
-        shape = (signature.shape[1], signature.shape[2], signature.shape[3])
-        for batch in data.load_batches(images, preprocess, batch_size=_BATCH, input_shape=_fixed(shape)):
+        for batch in data.load_batches(images, preprocess, batch_size=_BATCH, input_shape=signature.image_shape):
             yield batch.inputs
 
     observed = calibrate.calibrate(
@@ -66,7 +65,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     activations = _scale_activations(nodes, recipe, observed.ranges)
     weights, layers = _scale_weights(prepared, nodes, recipe, activations)
     if recipe.corrects_bias:
-        _correct_biases(prepared, nodes, recipe, weights, observed.means)
+        _correct_biases(prepared, nodes, weights, observed.means)
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
     _write_identity(placed, model, preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
@@ -76,7 +75,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         "method": request["method"],
         "samples": len(images),
         "data": images.source,
-        "data_digest": images.digest(),
+        "data_digest": request["provenance"]["parents"]["calibration"],
         "layers": msgspec.to_builtins(layers),
         "float_nodes": nodes.excluded,
         "operators": operators,
@@ -121,19 +120,17 @@ def _scale_weights(
     weights: dict[str, NDArray[np.float32]] = {}
     records = []
     for layer in nodes.layers:
-        weight = read_weight(model, layer.weight)
-        view = view_reduction(weight, layer)
+        view = view_reduction(read_weight(model, layer.weight), layer)
         offsets = read_weight(model, layer.bias) if layer.bias else None
         input_scale = activations[layer.input].scale
         weights[layer.weight] = settle_scales(recipe.weight_scales(view, layer), offsets, input_scale)
-        records.append(_record_layer(layer, weight, weights[layer.weight], offsets, activations))
+        records.append(_record_layer(layer, view, weights[layer.weight], offsets, activations))
     return weights, records
 
 
 def _correct_biases(
     model: onnx.ModelProto,
     nodes: qdq.Plan,
-    recipe: Recipe,
     weights: dict[str, NDArray[np.float32]],
     means: dict[str, NDArray[np.float64]],
 ) -> None:
@@ -150,12 +147,11 @@ def _correct_biases(
 
 def _record_layer(
     layer: Layer,
-    weight: NDArray[np.float32],
+    view: NDArray[np.float32],
     scales: NDArray[np.float32],
     offsets: NDArray[np.float32] | None,
     activations: dict[str, ranges.ActivationScale],
 ) -> LayerRecord:
-    view = view_reduction(weight, layer)
     before, after = activations[layer.input], activations[layer.output]
     plain = settle_scales(pairsafe.plain_scales(view), offsets, before.scale)
     integers = np.clip(np.rint(view / plain[:, np.newaxis, np.newaxis]), -128, 127).astype(np.int32)
@@ -173,11 +169,6 @@ def _record_layer(
         growth_max=float(growth.max()),
         clipping=clipping,
     )
-
-
-def _fixed(shape: tuple[int | None, int | None, int | None]) -> tuple[int, int, int] | None:
-    channels, height, width = shape
-    return (channels, height, width) if channels and height and width else None
 
 
 def _refuse_unsuitable(model: onnx.ModelProto, source: Path) -> None:

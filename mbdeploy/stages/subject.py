@@ -41,14 +41,6 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     output_scales: tuple[float | None, ...]
     companions: tuple[str, ...]
 
-    @property
-    def input_shape(self) -> tuple[int, int, int] | None:
-        """The (channels, height, width) that the file is fixed to, or None if one of them is dynamic."""
-        _, channels, height, width = self.signature.shape
-        if channels is None or height is None or width is None:
-            return None
-        return channels, height, width
-
 
 def read_subjects(paths: Sequence[Path], kind: Kind | None = None) -> list[Subject]:
     """Read every file; files of one name are told apart by their folders.
@@ -97,7 +89,8 @@ def choose_preprocess(dataset: Dataset, subjects: Sequence[Subject], word: str |
     own = next((subject.preprocess for subject in subjects if subject.preprocess is not None), None)
     if word is None and own is not None:
         return own
-    shape = next((subject.input_shape for subject in subjects if subject.input_shape is not None), (3, 224, 224))
+    shapes = (subject.signature.image_shape for subject in subjects)
+    shape = next((shape for shape in shapes if shape is not None), (3, 224, 224))
     return resolve_preprocess(word, size=shape[1], channels=shape[0])
 
 

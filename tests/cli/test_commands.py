@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,21 +220,8 @@ def test_a_folder_without_results_is_refused_by_report(tmp_path: Path) -> None:
     assert "expected a folder that `mbdeploy run` has written" in result.stderr
 
 
-def test_run_as_a_rehearsal_writes_nothing(tmp_path: Path, make_photos: Callable[..., None]) -> None:
-    make_photos(tmp_path / "photos", count=3)
-    card = tmp_path / "tiny.toml"
-    card.write_text(
-        """
-name = "tiny"
-summary = "for this test"
-net = "mobilenet_v1"
-args = { alpha = 0.25 }
-weights = { seed = 0 }
-preprocess = { size = 32 }
-quantization = { calibration = "photos", num_calibration_samples = 3 }
-"""
-    )
-    result = run("run", card, "--dry-run", "--format", "json")
+def test_run_as_a_rehearsal_writes_nothing(tmp_path: Path, tiny_card: Path) -> None:
+    result = run("run", tiny_card, "--dry-run", "--format", "json")
     assert result.exit_code == EXIT_OK, result.stderr
     stages = json.loads(result.stdout)["stages"]
     assert [stage["name"] for stage in stages][:3] == ["export", "simplify", "quantize"]

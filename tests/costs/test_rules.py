@@ -10,16 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from onnx import helper
 
-from mbdeploy.costs.quantization import find_clipping
 from mbdeploy.costs.report import Finding, InspectReport
 from mbdeploy.costs.rules import RULES
 from mbdeploy.errors import UsageError
-from mbdeploy.quant import pairsafe
 from mbdeploy.results import LayerRecord
 
 Make = Callable[..., onnx.ModelProto]
@@ -197,18 +192,6 @@ def test_a_quantized_file_is_judged_by_its_own_integers(
     constants = {"s": np.float32(1), "z": kind(0), "w_q": np.full((2, 4, 1, 1), value, np.int8)}
     found = find(look(make_model(nodes, [1, 4, 2, 2], constants)), "MB204")
     assert (found is not None) == expected
-
-
-@settings(deadline=None)
-@given(
-    integers=arrays.arrays(
-        np.int8,
-        st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5)),
-        elements=st.integers(-128, 127),
-    )
-)
-def test_the_quick_saturation_test_equals_the_quantizers_own(integers: np.ndarray[Any, Any]) -> None:
-    np.testing.assert_array_equal(find_clipping(integers), pairsafe.find_clipping(integers))
 
 
 def test_a_bias_beside_tiny_weights_is_reported(make_model: Make, look: Look) -> None:

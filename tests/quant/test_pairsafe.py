@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,6 +45,21 @@ def test_pair_safe_scales_lie_between_plain_scales_and_twice_them(view):
     plain, safe = plain_scales(view), pair_safe_scales(view)
     assert (safe >= plain).all()
     assert (safe <= 2 * plain * 127 / 127.5 + 1e-12).all()
+
+
+@settings(deadline=None)
+@given(
+    hnp.arrays(
+        np.int8,
+        st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5)),
+        elements=st.integers(-128, 127),
+    )
+)
+def test_the_quick_saturation_test_equals_its_definition_by_pair_sums(integers):
+    flat = pair_sums(integers.reshape(len(integers), 1, -1)).max(axis=(1, 2))
+    expected = np.maximum(flat, pair_sums(integers).max(axis=(1, 2))) > 128
+    np.testing.assert_array_equal(find_clipping(integers), expected)
+    np.testing.assert_array_equal(find_clipping(integers.astype(np.int64)), expected)
 
 
 def test_two_neighbours_of_127_saturate_and_are_found():
