@@ -9,7 +9,6 @@ cannot be read to the end; leftovers under temporary names are allowed, and must
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -85,11 +84,12 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            time.sleep(moments.uniform(0, whole))
-            killed += process.poll() is None
-            with contextlib.suppress(ProcessLookupError):
+            try:
+                process.wait(timeout=moments.uniform(0, whole))
+            except subprocess.TimeoutExpired:
+                killed += 1
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.wait()
             torn += find_torn(folder)
             orphans += find_orphans(folder)
         subprocess.run(run_command(arguments.card, folder, *quick), check=True, stdout=subprocess.DEVNULL)

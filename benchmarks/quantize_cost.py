@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -59,16 +58,10 @@ def quantize_with_ort(arguments: argparse.Namespace, output: Path) -> None:
 
 
 def measure_process(argv: list[str]) -> tuple[float, int]:
-    """CPU seconds (user and system, children included) and peak resident bytes of the process or its largest child."""
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise SystemExit(f"{' '.join(argv)} failed")
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    """CPU seconds (user and system) of a command and its children, and the peak resident bytes of the largest.
 
-
-def measure_ours(argv: list[str]) -> tuple[float, int]:
-    """The same for a command whose work is done in a child of its own: a wrapper adds up both."""
+    A small wrapper starts it and adds up: a process's peak begins at the size of the one that forked it.
+    """
     wrapper = (
         "import json, resource, subprocess, sys\n"
         "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)\n"
@@ -101,7 +94,7 @@ def main() -> None:
             ours = [sys.executable, "-m", "mbdeploy.cli", "quantize", arguments.model, *common]
             ours += ["--calibration", arguments.images, "--num-calibration-samples", str(arguments.num_images)]
             ours += ["--calibration-method", arguments.method, "-o", f"{folder}/ours-{repeat}.onnx"]
-            taken["mbdeploy"].append(measure_ours(ours))
+            taken["mbdeploy"].append(measure_process(ours))
             if arguments.ours_only:
                 continue
             peer = [sys.executable, __file__, arguments.model, arguments.images, *common, "--method", arguments.method]

@@ -71,7 +71,7 @@ def inspect(
     return report
 
 
-def render_inspection(report: InspectReport, *, format: str = "table", color: bool = False) -> str:  # noqa: A002
+def render_inspection(report: InspectReport, *, format: str = "table", color: bool = False) -> str:
     """The report as terminal text (``table``), ``md``, ``json``, ``csv`` (layers only) or one ``html`` page.
 
     Raises:

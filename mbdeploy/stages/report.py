@@ -63,7 +63,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
-def report(out: Path, *, format: str = "table", color: bool = False) -> str:  # noqa: A002
+def report(out: Path, *, format: str = "table", color: bool = False) -> str:
     """The report on an output folder: ``table`` (terminal text, 80 columns), ``md`` or ``json``.
 
     Raises:

@@ -32,7 +32,7 @@ def escape_controls(text: object) -> str:
     return _CONTROLS.sub(_escape_one, str(text))
 
 
-def render_tables(tables: Iterable[Table], *, format: str = "table", color: bool = False) -> str:  # noqa: A002
+def render_tables(tables: Iterable[Table], *, format: str = "table", color: bool = False) -> str:
     """The tables as terminal text of at most 80 columns (``table``) or as Markdown (``md``)."""
     if format == "md":
         return "\n\n".join(_render_markdown(table) for table in tables)

@@ -97,7 +97,7 @@ def test_a_name_that_looks_like_a_formula_is_quoted_in_csv(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("format", ["table", "md"])
-def test_text_holds_the_sums_the_kinds_the_layers_and_the_findings(report: InspectReport, format: str) -> None:  # noqa: A002
+def test_text_holds_the_sums_the_kinds_the_layers_and_the_findings(report: InspectReport, format: str) -> None:
     text = render_inspection(report, format=format)
     for expected in ("0.06 M", "standard conv", "GlobalAveragePool", "MB203", "One multiply-add is one MAC"):
         assert expected in text
