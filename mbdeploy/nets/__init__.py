@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "mbdeploy.nets"
 
+ALPHAS = (0.25, 0.5, 0.75, 1.0)  # arXiv:1704.04861, table 6
+
 NETS: dict[str, str] = {
     "alexnet": "mbdeploy.nets.alexnet:alexnet",
     "conv_mobilenet": "mbdeploy.nets.mobilenet_v1:conv_mobilenet",
@@ -64,6 +66,21 @@ def build_net(name: str, **args: Any) -> nn.Module:
             found=f"{args} ({error})",
             todo="correct the card's [args]",
         ) from error
+
+
+def list_alphas(name: str) -> tuple[float, ...]:
+    """The width multipliers that the authors of this net publish: ``ALPHAS`` of its module.
+
+    A net that takes any ``alpha`` and publishes none has the four of MobileNets; one without ``alpha`` has none.
+
+    Raises:
+        CardError: no such net.
+    """
+    builder = _find_builder(name)
+    if "alpha" not in inspect.signature(builder).parameters:
+        return ()
+    published: tuple[float, ...] = getattr(import_module(builder.__module__), "ALPHAS", ALPHAS)
+    return published
 
 
 def _find_builder(name: str) -> Callable[..., nn.Module]:

@@ -15,8 +15,9 @@ STEM = 32
 # Per level of strides 4, 8, 16, 32: EESP modules after the one that strides, and the largest
 # receptive field (pixels) of the strided module and of the others; table 1.
 LEVELS = ((0, 13, 11), (3, 11, 9), (7, 9, 7), (3, 7, 5))
-# Channels of the last convolution by scale.
+# Channels of the last convolution by width multiplier.
 HEAD = {"0.5": 1024, "1.0": 1024, "1.25": 1024, "1.5": 1024, "2.0": 1280}
+ALPHAS = tuple(map(float, HEAD))
 
 
 class EESP(nn.Module):
@@ -119,13 +120,13 @@ class ESPNetV2(nn.Module):
 
 
 def espnetv2(
-    *, scale: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
+    *, alpha: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
 ) -> nn.Module:
     """ESPNetv2: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
-    ``scale`` (the paper's s): 0.5, 1.0, 1.25, 1.5 or 2.0; it multiplies every width, but the stem
+    ``alpha`` (the paper calls it s): 0.5, 1.0, 1.25, 1.5 or 2.0; it multiplies every width, but the stem
     has at most 32 channels.
     """
-    head = choose("espnetv2 scale", str(float(scale)), HEAD)
-    base = -(-int(STEM * scale) // BRANCHES) * BRANCHES
+    head = choose("espnetv2 alpha", str(float(alpha)), HEAD)
+    base = -(-int(STEM * alpha) // BRANCHES) * BRANCHES
     return ESPNetV2(in_channels, base, head, None if features_only else classes)

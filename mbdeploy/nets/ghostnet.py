@@ -40,6 +40,7 @@ ROWS = (
 )
 STEM, LAST, HEAD = 16, 960, 1280
 DIVISOR = 4  # of every width
+ALPHAS = (0.5, 1.0, 1.3)
 
 
 class GhostModule(nn.Module):
@@ -81,22 +82,22 @@ class GhostBottleneck(nn.Module):
 
 
 def ghostnet(
-    *, width: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
+    *, alpha: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
 ) -> nn.Module:
     """GhostNet: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
-    ``width`` multiplies every width but the last (1280): 0.5, 1.0 and 1.3 in the paper. Rounding,
+    ``alpha`` (as in the paper) multiplies every width but the last (1280): 0.5, 1.0, 1.3 there. Rounding,
     the hard sigmoid and the shortcut are those of the authors' code (huawei-noah/Efficient-AI-Backbones).
     """
-    cin = round_channels(STEM * width, DIVISOR)
+    cin = round_channels(STEM * alpha, DIVISOR)
     layers: list[Layer] = [(ConvBnAct(in_channels, cin, 3, 2), cin, 2)]
     for row in ROWS:
-        cout, hidden = round_channels(row.channels * width, DIVISOR), round_channels(row.hidden * width, DIVISOR)
+        cout, hidden = round_channels(row.channels * alpha, DIVISOR), round_channels(row.hidden * alpha, DIVISOR)
         layers.append((GhostBottleneck(cin, cout, hidden, row), cout, row.stride))
         cin = cout
     if features_only:
         return StagedNet(layers, None)
-    last = round_channels(LAST * width, DIVISOR)
+    last = round_channels(LAST * alpha, DIVISOR)
     head = nn.Sequential(
         ConvBnAct(cin, last, 1),
         nn.AdaptiveAvgPool2d(1),

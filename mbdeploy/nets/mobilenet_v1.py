@@ -28,6 +28,7 @@ LAYERS = (
     (1024, 1),
 )
 SHALLOW = LAYERS[:6] + LAYERS[11:]  # section 4.1: without the five layers of 14 x 14 x 512
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
 
 
 def mobilenet_v1(

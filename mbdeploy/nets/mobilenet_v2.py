@@ -24,6 +24,7 @@ BLOCKS = (
     (6, 320, 1, 1),
 )
 STEM, HEAD = 32, 1280
+ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # those of the released weights
 
 
 def mobilenet_v2(
@@ -36,7 +37,8 @@ def mobilenet_v2(
 ) -> nn.Module:
     """MobileNetV2: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
-    ``alpha`` multiplies every width, rounded to a multiple of 8; the last one (1280) only grows.
+    ``alpha`` multiplies every width, rounded to a multiple of 8 as in the authors' code, which is followed
+    where the paper says nothing (TensorFlow's slim/nets/mobilenet); the last width (1280) only grows.
     """
     cin = round_channels(STEM * alpha)
     layers: list[Layer] = [(ConvBnAct(in_channels, cin, 3, 2, act=act), cin, 2)]

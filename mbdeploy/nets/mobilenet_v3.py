@@ -39,6 +39,7 @@ class Variant(NamedTuple):
 
 RE, HS = "relu", "hswish"
 STEM = 16
+ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.25)  # table 9
 
 VARIANTS = {
     "large": Variant(  # table 1
@@ -93,7 +94,8 @@ def mobilenet_v3(
     """MobileNetV3: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
     ``variant``: ``large`` or ``small``. ``alpha`` multiplies every width, rounded to a multiple of
-    8; the layer after the pooling (1280 or 1024) only grows, as in the authors' code.
+    8; the layer after the pooling (1280 or 1024) does not shrink, as in the authors' code (TensorFlow's
+    slim/nets/mobilenet), which keeps it above 1, too: there it grows here, as table 9 has it for small.
     """
     table = choose("mobilenet_v3 variant", variant, VARIANTS)
     cin, full = round_channels(STEM * alpha), STEM

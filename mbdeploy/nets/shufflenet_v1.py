@@ -13,6 +13,7 @@ REPEATS = (4, 8, 4)  # units of stages 2, 3, 4, the one with stride 2 included
 # The paper scales every width; the authors' code (megvii-model/ShuffleNet-Series) keeps 24 at 1.5, and
 # only 12, not 6, gives the paper's multiply-adds at 0.25.
 STEM = {"0.25": 12, "0.5": 12, "1.0": 24, "1.5": 24, "2.0": 48}
+ALPHAS = tuple(map(float, STEM))
 
 
 class ShuffleUnit(nn.Module):
@@ -39,18 +40,18 @@ class ShuffleUnit(nn.Module):
 def shufflenet_v1(
     *,
     groups: int = 3,
-    scale: float = 1.0,
+    alpha: float = 1.0,
     classes: int = 1000,
     in_channels: int = 3,
     features_only: bool = False,
 ) -> nn.Module:
     """ShuffleNet v1: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
-    ``groups``: 1, 2, 3, 4 or 8. ``scale``: 0.25, 0.5, 1.0, 1.5 or 2.0. Widths are rounded so that
-    groups divide a unit's bottleneck, a quarter of its output; at scale 1 they are the paper's.
+    ``groups``: 1, 2, 3, 4 or 8. ``alpha`` (the paper: scale factor s): 0.25, 0.5, 1.0, 1.5 or 2.0. Widths
+    are rounded so that groups divide a unit's bottleneck, a quarter of its output; at alpha 1 they are the paper's.
     """
-    base = choose("shufflenet_v1 groups", str(groups), CHANNELS) * scale
-    stem = choose("shufflenet_v1 scale", str(float(scale)), STEM)
+    base = choose("shufflenet_v1 groups", str(groups), CHANNELS) * alpha
+    stem = choose("shufflenet_v1 alpha", str(float(alpha)), STEM)
     cout = int(base / (4 * groups) + 0.5) * 4 * groups
     cin = -(-stem // groups) * groups
     layers: list[Layer] = [(ConvBnAct(in_channels, cin, 3, 2), cin, 2), (nn.MaxPool2d(3, 2, 1), cin, 2)]

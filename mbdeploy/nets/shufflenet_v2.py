@@ -14,6 +14,7 @@ CHANNELS = {
     "1.5": (176, 352, 704, 1024),
     "2.0": (244, 488, 976, 2048),
 }
+ALPHAS = tuple(map(float, CHANNELS))
 REPEATS = (4, 8, 4)  # units of stages 2, 3, 4, the one with stride 2 included
 STEM = 24
 
@@ -60,13 +61,13 @@ class DownUnit(nn.Module):
 
 
 def shufflenet_v2(
-    *, scale: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
+    *, alpha: float = 1.0, classes: int = 1000, in_channels: int = 3, features_only: bool = False
 ) -> nn.Module:
     """ShuffleNet v2: logits (N, classes), or maps at strides 2, 4, 8, 16, 32 with ``features_only``.
 
-    ``scale``: 0.5, 1.0, 1.5 or 2.0.
+    ``alpha`` is the width multiplier: 0.5, 1.0, 1.5 or 2.0 (the paper writes 0.5x to 2x).
     """
-    *stages, head = choose("shufflenet_v2 scale", str(float(scale)), CHANNELS)
+    *stages, head = choose("shufflenet_v2 alpha", str(float(alpha)), CHANNELS)
     cin = STEM
     layers: list[Layer] = [(ConvBnAct(in_channels, cin, 3, 2), cin, 2), (nn.MaxPool2d(3, 2, 1), cin, 2)]
     for cout, repeats in zip(stages, REPEATS, strict=True):

@@ -32,12 +32,12 @@ SECTIONS = ((32, 1), (64, 2), (128, 2), (256, 2))  # channels, stride of the fir
 class SqNxtBlock(nn.Module):
     """Two-stage bottleneck, 3x1 and 1x3 in turn, expansion, shortcut (paper, figure 1).
 
-    ``flip`` swaps the 3x1 and the 1x3, as every second block of the prototxts does.
+    ``flip`` swaps the 3x1 and the 1x3, as every second block of the prototxts does; ``resampled`` projects
+    the shortcut, as every section's first block does there (at width 2 even where no shape changes).
     """
 
-    def __init__(self, cin: int, cout: int, stride: int, *, flip: bool, resample_first: bool) -> None:
+    def __init__(self, cin: int, cout: int, stride: int, *, flip: bool, resampled: bool, resample_first: bool) -> None:
         super().__init__()
-        resampled = stride > 1 or cin != cout
         tall, wide = (3, 1), (1, 3)
         self.resample = ConvBnAct(cin, cout, 1, stride) if resampled and resample_first else nn.Identity()
         self.shortcut = ConvBnAct(cin, cout, 1, stride) if resampled and not resample_first else nn.Identity()
@@ -73,7 +73,8 @@ def squeezenext(
         cout = channels * table.width
         for index in range(repeats):
             step = stride if index == 0 else 1
-            block = SqNxtBlock(cin, cout, step, flip=index % 2 == 1, resample_first=table.resample_first)
+            first, flip = index == 0, index % 2 == 1
+            block = SqNxtBlock(cin, cout, step, flip=flip, resampled=first, resample_first=table.resample_first)
             layers.append((block, cout, step))
             cin = cout
     head = nn.Sequential(

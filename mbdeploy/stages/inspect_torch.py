@@ -11,8 +11,7 @@ from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress
 
-#: The values that MobileNets (arXiv:1704.04861, tables 6 and 7) prints.
-ALPHAS = (0.25, 0.5, 0.75, 1.0)
+#: The input sizes that MobileNets (arXiv:1704.04861, table 7) prints.
 SIZES = (128, 160, 192, 224)
 
 
@@ -37,30 +36,32 @@ def trace_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
 
 
 def sweep_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """MACs and weights of the card's network for ``ALPHAS`` x ``SIZES`` and the card's own; fields of a Sweep.
+    """MACs and weights of the card's network over the widths it is published in, and ``SIZES``; fields of a Sweep.
+
+    The card's own width and size are among them.
 
     Nothing is computed: on torch's meta device tensors have shapes only, and its own counter adds up
     convolutions and matrix products. Weights are those of two axes and more, as in the ONNX counts.
 
     Raises:
-        UsageError: a card with a factory. CardError: a net that takes no ``alpha``, the width multiplier.
+        UsageError: a card with a factory, or whose net takes no ``alpha``, the width multiplier.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mbdeploy.nets import build_net
+    from mbdeploy.nets import build_net, list_alphas
 
     card = load_card(request["card"])
-    if card.net is None:
+    if card.net is None or not list_alphas(card.net):
         raise UsageError(
             where=card.name,
-            expected="a card that names a net, for --sweep",
-            found="one with a factory",
+            expected="a card whose net takes alpha, a width multiplier, for --sweep",
+            found="one with a factory" if card.net is None else f"net {card.net}, which has one width",
             todo="choose another card (`mbdeploy list`), or leave --sweep out",
         )
     own = float(card.args.get("alpha", 1.0))
     cells = []
-    for alpha in sorted({*ALPHAS, own}):
+    for alpha in sorted({*list_alphas(card.net), own}):
         with torch.device("meta"):
             network = build_net(card.net, **{**card.args, "alpha": alpha}).eval()
         weights = sum(value.numel() for value in network.parameters() if value.ndim > 1)

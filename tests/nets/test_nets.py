@@ -11,7 +11,7 @@ from torch import nn
 
 from mbdeploy.card import ModelCard, list_cards
 from mbdeploy.errors import CardError
-from mbdeploy.nets import NETS, build_net
+from mbdeploy.nets import NETS, build_net, list_alphas
 
 CLASSES = 7
 # Rows that take arguments are tested in more than one form; every row is tested at its defaults.
@@ -23,16 +23,16 @@ VARIANTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mobilenet_v3", {"variant": "small", "alpha": 0.75}),
     ("squeezenet", {"version": "1.0"}),
     ("squeezenext", {"variant": "2.0-SqNxt-23v5"}),
-    ("shufflenet_v1", {"groups": 8, "scale": 0.25}),
-    ("shufflenet_v1", {"groups": 4, "scale": 0.5}),
+    ("shufflenet_v1", {"groups": 8, "alpha": 0.25}),
+    ("shufflenet_v1", {"groups": 4, "alpha": 0.5}),
     ("shufflenet_v1", {"groups": 1}),
-    ("shufflenet_v2", {"scale": 0.5}),
+    ("shufflenet_v2", {"alpha": 0.5}),
     ("espnet", {"p": 1, "q": 1}),
-    ("espnetv2", {"scale": 1.25}),
+    ("espnetv2", {"alpha": 1.25}),
     ("fbnet", {"variant": "a"}),
     ("fbnet", {"variant": "b"}),
     ("efficientnet", {"variant": "lite0"}),
-    ("ghostnet", {"width": 0.5}),
+    ("ghostnet", {"alpha": 0.5}),
     ("resnet50", {"variant": "v1.5"}),
 )
 # The fully connected layers of these want 224 pixels, and hold too many weights to fill for a test.
@@ -118,6 +118,14 @@ def test_an_argument_out_of_range_is_refused(net: str, args: dict[str, Any], mes
         build_net(net, **args)
 
 
+def test_a_net_of_one_width_lists_none_and_one_that_publishes_none_those_of_mobilenets() -> None:
+    assert list_alphas("vgg16") == ()
+    assert list_alphas("shufflenet_v2") == (0.5, 1.0, 1.5, 2.0)
+    assert list_alphas("conv_mobilenet") == (0.25, 0.5, 0.75, 1.0)
+    with pytest.raises(CardError, match="net nope"):
+        list_alphas("nope")
+
+
 def test_an_entry_point_is_loaded_when_no_row_has_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     point = metadata.EntryPoint("plugged", "torch.nn:Conv2d", "mbdeploy.nets")
 
@@ -127,6 +135,7 @@ def test_an_entry_point_is_loaded_when_no_row_has_the_name(monkeypatch: pytest.M
     monkeypatch.setattr("mbdeploy.nets.metadata.entry_points", entry_points)
     built = build_net("plugged", in_channels=1, out_channels=2, kernel_size=3)
     assert isinstance(built, nn.Conv2d)
+    assert list_alphas("plugged") == ()
     with pytest.raises(CardError, match="plugged"):
         build_net("nope")
 
