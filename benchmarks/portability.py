@@ -1,4 +1,4 @@
-"""One INT8 file on CPUs with and without VNNI: portable against `quantize_static`'s per-channel U8S8 file.
+"""One INT8 file on CPUs with and without VNNI: ours against `quantize_static`'s per-channel U8S8 file.
 
     python benchmarks/portability.py FLOAT.onnx IMAGES --preprocess tf [--num-images 24] \\
         [--provider cpu --provider cpu@qemu:haswell]
@@ -27,19 +27,24 @@ def main() -> None:
     parser.add_argument("images")
     parser.add_argument("--preprocess", required=True)
     parser.add_argument("--calibration", default="photos")
+    parser.add_argument("--recipe", default="accurate")
     parser.add_argument("--num-images", type=int, default=24)
     parser.add_argument("--provider", action="append")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        portable, plain = Path(name) / "portable.onnx", Path(name) / "quantize_static.onnx"
+        ours, plain = Path(name) / "mbdeploy.onnx", Path(name) / "quantize_static.onnx"
         mbdeploy.quantize(
-            arguments.model, output=portable, calibration=arguments.calibration, preprocess=arguments.preprocess
+            arguments.model,
+            output=ours,
+            calibration=arguments.calibration,
+            preprocess=arguments.preprocess,
+            recipe=arguments.recipe,
         )
         peer = [sys.executable, str(Path(__file__).with_name("quantize_cost.py"))]
         peer += [str(arguments.model), arguments.calibration, "--preprocess", arguments.preprocess]
         subprocess.run([*peer, "--peer-output", str(plain)], check=True, capture_output=True)
         report = mbdeploy.verify(
-            [plain, portable],
+            [plain, ours],
             reference=arguments.model,
             data=arguments.images,
             preprocess=arguments.preprocess,

@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--preprocess", required=True)
     parser.add_argument("--num-images", type=int, default=128)
     parser.add_argument("--method", choices=METHODS, default="minmax")
+    parser.add_argument("--recipe", default="portable", help="accurate does more than quantize_static")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ours-only", action="store_true", help="for the growth of memory with the number of images")
     parser.add_argument("--peer-output", help=argparse.SUPPRESS)
@@ -93,7 +94,14 @@ def main() -> None:
         for repeat in range(arguments.repeats):
             ours = [sys.executable, "-m", "mbdeploy.cli", "quantize", arguments.model, *common]
             ours += ["--calibration", arguments.images, "--num-calibration-samples", str(arguments.num_images)]
-            ours += ["--calibration-method", arguments.method, "-o", f"{folder}/ours-{repeat}.onnx"]
+            ours += [
+                "--recipe",
+                arguments.recipe,
+                "--calibration-method",
+                arguments.method,
+                "-o",
+                f"{folder}/ours-{repeat}.onnx",
+            ]
             taken["mbdeploy"].append(measure_process(ours))
             if arguments.ours_only:
                 continue

@@ -7,6 +7,7 @@ import errno
 import functools
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -117,6 +118,21 @@ def writing(final: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def lending_folder(final: Path) -> Iterator[Path]:
+    """Yield a folder for scratch files beside ``final``; it is removed afterwards, with all that it holds.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    folder = final.with_name(f".{final.name}.{os.getpid()}.scratch{_TEMPORARY}")
+    _make_folder(folder, final)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def write_bytes(final: Path, data: bytes) -> None:
     """Write ``data`` under its final name, whole or not at all."""
     with writing(final) as temporary:
@@ -170,7 +186,10 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         raise refuse_output(folder, error) from error
     try:
         for leftover in folder.rglob(f".*{_TEMPORARY}"):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
         yield
     finally:
         lock.release()

@@ -78,9 +78,9 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The quantization this card asks for; the command line's options override it."""
 
-    recipe: str = "portable"
+    recipe: str = "accurate"
     calibration: str = "photos"
-    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] = "minmax"
+    calibration_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None
     num_calibration_samples: int = 128
 
 

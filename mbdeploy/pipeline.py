@@ -59,6 +59,7 @@ def run(
     trust: bool = False,
     calibration: str | None = None,
     recipe: str | None = None,
+    without: Sequence[str] = (),
     calibration_method: str | None = None,
     num_calibration_samples: int | None = None,
     providers: Sequence[str] = ("cpu",),
@@ -91,6 +92,7 @@ def run(
         quantize={
             "calibration": calibration or described.quantization.calibration,
             "recipe": recipe or described.quantization.recipe,
+            "without": tuple(without),
             "calibration_method": calibration_method or described.quantization.calibration_method,
             "num_calibration_samples": num_calibration_samples or described.quantization.num_calibration_samples,
             "seed": seed,

@@ -218,7 +218,9 @@ class SimplifyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One quantized Conv or Gemm. ``growth`` is pair-safe over plain scale (mean and largest over channels);
-    ``clipping`` the share of its output channels whose plain scales could saturate in int16 on AVX2."""
+    ``clipping`` the share of its output channels whose plain scales could saturate in int16 on AVX2.
+    ``recovered_db`` is the SQNR of its output with weights rounded to nearest and with the chosen ones, both from
+    quantized inputs; None where the recipe does not look at outputs."""
 
     node: str
     operator: str
@@ -230,12 +232,14 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     growth_mean: float
     growth_max: float
     clipping: float
+    recovered_db: tuple[float, float] | None = None
 
 
 class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why."""
 
     recipe: str
+    techniques: tuple[str, ...]
     method: str
     samples: int
     data: str

@@ -104,8 +104,12 @@ def watch_process(
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment, cut down to ``KEPT_ENVIRONMENT``."""
-    return {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
+    """This process's environment, cut down to ``KEPT_ENVIRONMENT``; numpy keeps to one thread unless it says otherwise.
+
+    The threads of its linear algebra would spin beside ONNX Runtime's, and leave their number in the last bits.
+    """
+    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
+    return {"OPENBLAS_NUM_THREADS": "1", **kept}
 
 
 def _limit_process(pid: int, limits: Limits) -> None:

@@ -35,7 +35,7 @@ def test_a_card_says_what_it_says_and_defaults_fill_the_rest(tmp_path: Path) -> 
     path = write_card(tmp_path)
     card = load_card(path)
     assert (card.name, card.net, card.weights.seed, card.preprocess.size) == ("tiny", "mobilenet_v1", 0, 32)
-    assert (card.task, card.quantization.recipe, card.budgets.export_max_abs) == ("classify", "portable", 1e-4)
+    assert (card.task, card.quantization.recipe, card.budgets.export_max_abs) == ("classify", "accurate", 1e-4)
     assert card.path == str(path)
     assert not card.weights.trained
 

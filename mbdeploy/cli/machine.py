@@ -26,7 +26,7 @@ _INT8 = (
 )
 _ADVICE = {
     "exact": "u8 x s8 is exact here with any recipe; other CPUs may clip what this one does not",
-    "saturates": "u8 x s8 saturates here without pair-safe scales: use recipe portable (the default) or reduce-range",
+    "saturates": "u8 x s8 saturates here unless weights are pair-safe: use recipe accurate (the default) or portable",
     "unknown": "no instruction set that is known here: compare executed with exact by `mbdeploy verify`",
 }
 #: Extras of the package and the distributions that each one brings.

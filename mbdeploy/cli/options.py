@@ -149,8 +149,17 @@ quantizing = take_options(
     click.option(
         "--recipe",
         metavar="NAME",
-        show_default="portable",
-        help="portable, reduce-range, u8u8 or s8s8-symmetric.",
+        show_default="accurate",
+        help="accurate, portable, reduce-range, u8u8 or s8s8-symmetric.",
+    ),
+    click.option(
+        "--fast", "recipe", flag_value="portable", default=None, help="Seconds, not a minute: --recipe portable."
+    ),
+    click.option(
+        "--without",
+        multiple=True,
+        type=click.Choice(["refit", "feedback", "bias"]),
+        help="Leave out a technique of the recipe.",
     ),
     click.option(
         "--calibration",
@@ -160,8 +169,7 @@ quantizing = take_options(
     click.option(
         "--calibration-method",
         type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
-        show_default="minmax",
-        help="How activation ranges are chosen.",
+        help="How activation ranges are chosen.  [default: the recipe's]",
     ),
     click.option(
         "--num-calibration-samples",

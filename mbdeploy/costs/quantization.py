@@ -104,7 +104,7 @@ def check_clipping(subject: Subject) -> Finding | None:
         rule="MB204",
         title="saturation without VNNI",
         summary=f"{len(found)} of {say(looked_at, 'layer')} {would} other answers on x86 without VNNI than on ARM",
-        change="quantize with --recipe portable (the default): its scales are pair-safe",
+        change="quantize with --recipe accurate (the default) or portable: no pair of theirs can clip",
         evidence=worst_first(found, key=lambda evidence: evidence.macs),
     )
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -16,9 +15,10 @@ from mbdeploy.quant.bias import MeanObserver
 from mbdeploy.quant.observers import HistogramObserver, RangeObserver
 from mbdeploy.quant.pairsafe import Floats
 from mbdeploy.quant.ranges import Range, choose_range
+from mbdeploy.quant.running import Batch, digest_image, open_session, run_session, split_images
 
-Batch = NDArray[np.float32]
 OnImage = Callable[[str, int], None]
+Extremes = NDArray[np.float32]
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -28,59 +28,94 @@ class Calibration(msgspec.Struct, frozen=True):
     means: dict[str, Floats]
 
 
-def calibrate(
+class Observations:
+    """What was seen of every tensor and layer input: exact, so that shards merge in any order.
+
+    ``histograms`` is None where only extremes are wanted. ``extremes`` holds each image's, (tensors, 2) by its key (a
+    digest of its content), where these are kept.
+    """
+
+    def __init__(self, tensors: Sequence[str], *, counting: bool, by_image: bool = False) -> None:
+        self.ranges = RangeObserver(tensors)
+        self.means = MeanObserver()
+        self.histograms = HistogramObserver(tensors) if counting else None
+        self.extremes: dict[int, Extremes] | None = {} if by_image else None
+
+    @property
+    def images(self) -> int:
+        """How many were seen."""
+        return self.means.images
+
+    def merge(self, other: Observations) -> None:
+        """Take in what was seen elsewhere of the same tensors, in the same way."""
+        self.ranges.merge(other.ranges)
+        self.means.merge(other.means)
+        if self.histograms is not None and other.histograms is not None:
+            self.histograms.merge(other.histograms)
+        if self.extremes is not None and other.extremes is not None:
+            self.extremes.update(other.extremes)
+
+    def choose(self, method: str) -> Calibration:
+        """Ranges by ``method``, and channel means.
+
+        Raises:
+            DataError: no image was seen. ModelError: an activation is not finite.
+        """
+        if self.images == 0:
+            raise DataError(expected="calibration images", found="none", todo="give a folder with images in it")
+        chosen = {tensor: (self.ranges.low[tensor], self.ranges.high[tensor]) for tensor in self.ranges.low}
+        _refuse_non_finite(chosen)
+        if method != "minmax":
+            assert self.histograms is not None
+            chosen = {
+                tensor: choose_range(method, extremes, *self.histograms.read(tensor, extremes))
+                for tensor, extremes in chosen.items()
+            }
+        return Calibration(chosen, self.means.read())
+
+
+def observe(
     model: onnx.ModelProto,
     tensors: Sequence[str],
     layer_inputs: Sequence[str],
-    method: str,
     batches: Iterable[Batch],
     *,
+    into: Callable[[int], Observations],
     threads: int,
     on_image: OnImage,
-) -> Calibration:
-    """The ranges of ``tensors`` by ``method`` and the channel means of ``layer_inputs``, over all images.
+) -> None:
+    """Run all images through the model, and add each to the observations that ``into`` names for its key.
 
     ``batches`` are images (n, c, h, w) in any number at a time; they are read once. Memory holds one image's
-    activations at most.
+    activations at most. The key is a digest of an image's content.
 
     Raises:
-        DataError: no image. ModelError: an activation is not finite, or the model does not run.
+        ModelError: the model does not run.
     """
-    counting = method != "minmax"
-    ranges, averages, histograms = RangeObserver(tensors), MeanObserver(), HistogramObserver(tensors)
-    session, outputs = _open_observed(_add_outputs(model, tensors, layer_inputs, whole=counting), threads)
-    for image in _single_images(session, batches):
-        values = _run(session, outputs, image)
-        for position, tensor in enumerate(tensors):
-            if counting:
-                low, high = float(values[position].min()), float(values[position].max())
-            else:
-                low, high = float(values[2 * position]), float(values[2 * position + 1])
-            ranges.update(tensor, low, high)
-            if counting and np.isfinite(low) and np.isfinite(high):
-                histograms.update(tensor, values[position], max(-low, high))
+    counting = into(0).histograms is not None
+    watched, outputs = _add_outputs(model, tensors, layer_inputs, whole=counting)
+    session = open_session(watched, threads)
+    name = session.get_inputs()[0].name
+    for done, image in enumerate(split_images(session, batches), start=1):
+        seen = into(key := digest_image(image))
+        values = run_session(session, outputs, {name: image})
+        extremes = _take_extremes(values, len(tensors), whole=counting)
+        for tensor, value, (low, high) in zip(tensors, values, extremes.tolist(), strict=False):
+            seen.ranges.update(tensor, low, high)
+            if seen.histograms is not None and np.isfinite(low) and np.isfinite(high):
+                seen.histograms.update(tensor, value, max(-low, high))
+        if seen.extremes is not None:
+            seen.extremes[key] = extremes
         means = values[len(values) - len(layer_inputs) :]
-        averages.update({name: mean[0] for name, mean in zip(layer_inputs, means, strict=True)})
-        on_image("calibrating", averages.images)
-    if averages.images == 0:
-        raise DataError(expected="calibration images", found="none", todo="give a folder with images in it")
-    observed = {tensor: (ranges.low[tensor], ranges.high[tensor]) for tensor in tensors}
-    _refuse_non_finite(observed)
-    if counting:
-        observed = {
-            name: choose_range(method, extremes, *histograms.read(name, extremes))
-            for name, extremes in observed.items()
-        }
-    return Calibration(observed, averages.read())
+        seen.means.update({name: mean[0] for name, mean in zip(layer_inputs, means, strict=True)})
+        on_image("calibrating", done)
 
 
-def _single_images(session: Any, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """One image at a time, so that the batch size given cannot matter; a static batch is filled by repeating it."""
-    size = session.get_inputs()[0].shape[0]
-    repeats = size if isinstance(size, int) and size > 1 else 1
-    for batch in batches:
-        for image in batch:
-            yield np.repeat(image[np.newaxis], repeats, axis=0)
+def _take_extremes(values: Sequence[Batch], count: int, *, whole: bool) -> Extremes:
+    """Lowest and highest value of each of ``count`` tensors: of the tensors themselves, or reduced already."""
+    if whole:
+        return np.array([(value.min(), value.max()) for value in values[:count]], np.float32).reshape(count, 2)
+    return np.array(values[: 2 * count], np.float32).reshape(count, 2)
 
 
 def _add_outputs(
@@ -109,40 +144,6 @@ def _add_outputs(
         observed.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
         outputs.append(name)
     return observed, outputs
-
-
-def _open_observed(observed: tuple[onnx.ModelProto, list[str]], threads: int) -> tuple[Any, list[str]]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    model, outputs = observed
-    try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        raise ModelError(
-            expected="a float model that ONNX Runtime can run",
-            found=str(error).splitlines()[0],
-            todo="check it with `mbdeploy verify`",
-        ) from error
-    return session, outputs
-
-
-def _run(session: Any, outputs: list[str], image: Batch) -> list[NDArray[np.float32]]:
-    name = session.get_inputs()[0].name
-    try:
-        values: list[NDArray[np.float32]] = session.run(outputs, {name: image})
-    except Exception as error:
-        raise ModelError(
-            expected="a float model that runs on the calibration images",
-            found=str(error).splitlines()[0],
-            todo="check the preprocessing (--preprocess) and the image size",
-        ) from error
-    return values
 
 
 def _refuse_non_finite(observed: dict[str, Range]) -> None:

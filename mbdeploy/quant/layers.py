@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 Array = NDArray[np.float32]
-Number = TypeVar("Number", np.float32, np.int32)
+Number = TypeVar("Number", np.float32, np.int32, np.int8)
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +72,14 @@ def view_reduction(weight: NDArray[Number], layer: Layer) -> NDArray[Number]:
         return spatial_last.reshape(weight.shape[0], -1, weight.shape[1])
     by_channel = np.moveaxis(weight, layer.channel_axis, 0)
     return by_channel.reshape(by_channel.shape[0], 1, -1)
+
+
+def restore_order(view: NDArray[Number], shape: tuple[int, ...], layer: Layer) -> NDArray[Number]:
+    """The reverse of ``view_reduction``: values by (output channel, ...) in the weight's own ``shape`` and order."""
+    if layer.operator == "Conv":
+        spatial_last = view.reshape(shape[0], *shape[2:], shape[1])
+        return np.ascontiguousarray(np.moveaxis(spatial_last, -1, 1))
+    return np.ascontiguousarray(np.moveaxis(view.reshape(len(view), -1), 0, layer.channel_axis))
 
 
 def read_weight(model: onnx.ModelProto, name: str) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 
 import msgspec
@@ -13,6 +13,13 @@ from mbdeploy.errors import UsageError
 from mbdeploy.quant.layers import Array, Layer
 from mbdeploy.quant.pairsafe import Floats, pair_safe_scales, plain_scales
 
+#: What a recipe can do beside choosing scales, and what each takes off the error.
+TECHNIQUES = {
+    "refit": "weights are fitted anew to give the float outputs from the quantized inputs (quant/refit.py)",
+    "feedback": "the rounding error of a weight is made up for by those still to come (quant/feedback.py)",
+    "bias": "the mean error of each output channel is taken off its bias (quant/bias.py, quant/recover.py)",
+}
+
 WeightScales = Callable[[Array, Layer], Floats]
 
 
@@ -21,7 +28,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     ``weight_scales`` maps a layer's weights, as (channels, positions, input channels), to one scale
     above zero per output channel. Weights are always symmetric: int8 around 0, or uint8 around 128.
-    ``corrects_bias`` takes the mean rounding error of the weights off the bias (``quant/bias.py``).
+    ``techniques`` are those of ``TECHNIQUES`` that it uses; with ``refit`` or ``feedback`` layers are treated one
+    after the other on their quantized inputs (``quant/recover.py``). ``calibration_method`` chooses the ranges of
+    activations where the user does not.
     """
 
     name: str
@@ -29,7 +38,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     signed_activations: bool
     signed_weights: bool
     weight_scales: WeightScales
-    corrects_bias: bool = True
+    techniques: tuple[str, ...] = ("bias",)
+    calibration_method: str = "minmax"
 
 
 def scale_plainly(view: Array, layer: Layer) -> Floats:
@@ -50,6 +60,15 @@ def scale_reduced(view: Array, layer: Layer) -> Floats:
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
+        Recipe(
+            name="accurate",
+            summary="as portable, with weights chosen for the inputs they will get; a minute rather than seconds",
+            signed_activations=False,
+            signed_weights=True,
+            weight_scales=scale_pair_safe,
+            techniques=("refit", "feedback", "bias"),
+            calibration_method="mse",
+        ),
         Recipe(
             name="portable",
             summary="u8 activations, s8 weights with pair-safe scales: the same answers with and without VNNI, on ARM",
@@ -95,6 +114,23 @@ def find_recipe(name: str) -> Recipe:
         found="no such recipe",
         todo="choose one of these with --recipe",
     )
+
+
+def list_techniques(recipe: Recipe, without: Sequence[str]) -> tuple[str, ...]:
+    """The techniques of a recipe, less those that the user leaves out.
+
+    Raises:
+        UsageError: ``without`` names something else.
+    """
+    for name in without:
+        if name not in TECHNIQUES:
+            raise UsageError(
+                where=name,
+                expected=f"a technique ({', '.join(TECHNIQUES)})",
+                found="no such technique",
+                todo="leave out one of these with --without",
+            )
+    return tuple(name for name in recipe.techniques if name not in without)
 
 
 #: A bias may use this much of int32; the rest is left to the sum of products (15 bits x up to 2^15 terms).

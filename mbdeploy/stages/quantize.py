@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,8 +22,9 @@ def quantize(
     *,
     output: Path,
     calibration: str,
-    recipe: str = "portable",
-    calibration_method: str = "minmax",
+    recipe: str = "accurate",
+    without: Sequence[str] = (),
+    calibration_method: str | None = None,
     num_calibration_samples: int = 128,
     preprocess: str | None = None,
     threads: int = 1,
@@ -33,38 +35,40 @@ def quantize(
     """Quantize a float model statically to INT8 and write it, with its sidecar, to ``output``.
 
     ``calibration`` is a folder, manifest, CSV or npz; ``preprocess`` (a preset's name or a TOML file)
-    overrides what the file says of itself. The same model, images and options give the same bytes,
-    whatever the order of the images and the number of threads.
+    overrides what the file says of itself. ``without`` leaves out techniques of the recipe (``refit``,
+    ``feedback``, ``bias``); ``calibration_method`` is the recipe's own where none is given. The same
+    model, images and options give the same bytes, whatever the order of the images and the number of threads.
 
     Raises:
-        UsageError: unknown recipe or method. ModelError, DataError: unusable input. OutputError: nowhere
+        UsageError: unknown recipe, technique or method. ModelError, DataError: unusable input. OutputError: nowhere
         to write. StepError: the native step crashed, hung or ran out of memory.
     """
     provenance = plan(
         model,
         calibration=calibration,
         recipe=recipe,
+        without=without,
         calibration_method=calibration_method,
         num_calibration_samples=num_calibration_samples,
         preprocess=preprocess,
         seed=seed,
     )
-    with artifact.writing(output) as temporary:
+    with artifact.writing(output) as temporary, artifact.lending_folder(output) as scratch:
         request = {
             "model": str(model),
             "output": str(temporary),
             "calibration": calibration,
             "recipe": recipe,
+            "without": list(without),
             "method": calibration_method,
             "samples": num_calibration_samples,
             "preprocess": preprocess,
             "threads": threads,
+            "scratch": str(scratch),
             "seed": seed,
             "provenance": msgspec.to_builtins(provenance),
         }
-        outcome = run_step(
-            "mbdeploy.stages.quantize_job:quantize_model", request, limits=limits, on_progress=on_progress
-        )
+        outcome = run_step(_QUANTIZE_STEP, request, limits=limits, on_progress=on_progress)
         made = demand_value(
             outcome,
             where=model,
@@ -81,8 +85,9 @@ def plan(
     model: Path,
     *,
     calibration: str,
-    recipe: str = "portable",
-    calibration_method: str = "minmax",
+    recipe: str = "accurate",
+    without: Sequence[str] = (),
+    calibration_method: str | None = None,
     num_calibration_samples: int = 128,
     preprocess: str | None = None,
     seed: int = 0,
@@ -95,6 +100,7 @@ def plan(
         stage="quantize",
         params={
             "recipe": recipe,
+            "without": sorted(without),
             "method": calibration_method,
             "samples": len(images),
             "preprocess": preprocess,

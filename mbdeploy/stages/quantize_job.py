@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from mbdeploy import data, model_file
 from mbdeploy.card import Preprocess
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress
-from mbdeploy.quant import bias, calibrate, pairsafe, qdq, ranges
+from mbdeploy.quant import bias, pairsafe, qdq, ranges
+from mbdeploy.quant.calibrate import Observations, observe
 from mbdeploy.quant.layers import Layer, read_weight, view_reduction
-from mbdeploy.quant.recipes import Recipe, find_recipe, settle_scales
+from mbdeploy.quant.recipes import Recipe, find_recipe, list_techniques, settle_scales
+from mbdeploy.quant.recover import Recovered, recover
 from mbdeploy.results import LayerRecord
 
 METHODS = ("minmax", *ranges.METHODS)
@@ -30,7 +32,9 @@ _BATCH = 8
 def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     """Quantize ``request["model"]`` into ``request["output"]``; the answer holds the fields of a QuantizeRecord."""
     recipe = find_recipe(request["recipe"])
-    _refuse_unknown_method(request["method"])
+    techniques = list_techniques(recipe, request["without"])
+    method = request["method"] or recipe.calibration_method
+    _refuse_unknown_method(method)
     source = Path(request["model"])
     model = model_file.load_model(source)
     signature = model_file.read_signature(model, source)
@@ -53,26 +57,46 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         for batch in data.load_batches(images, preprocess, batch_size=_BATCH, input_shape=signature.image_shape):
             yield batch.inputs
 
-    observed = calibrate.calibrate(
+    seen = Observations(nodes.tensors, counting=method != "minmax")
+    observe(
         prepared,
         nodes.tensors,
         nodes.list_corrected_inputs(),
-        request["method"],
         read_images(),
+        into=lambda key: seen,
         threads=request["threads"],
         on_image=lambda what, done: on_progress(what, done, len(images)),
     )
+    observed = seen.choose(method)
     activations = _scale_activations(nodes, recipe, observed.ranges)
-    weights, layers = _scale_weights(prepared, nodes, recipe, activations)
-    if recipe.corrects_bias:
+    weights = _scale_weights(prepared, nodes, recipe, activations)
+    recovered: dict[str, Recovered] = {}
+    if {"refit", "feedback"} & set(techniques):
+        recovered = recover(
+            prepared,
+            qdq.place_qdq(qdq.Plan(_copy(prepared)), recipe, activations, weights),
+            nodes,
+            activations,
+            recipe.weight_scales,
+            read_images(),
+            images=len(images),
+            techniques=techniques,
+            folder=Path(request["scratch"]),
+            threads=request["threads"],
+            on_progress=on_progress,
+        )
+    elif "bias" in techniques:
         _correct_biases(prepared, nodes, weights, observed.means)
+    layers = [_record_layer(prepared, layer, weights, recovered.get(layer.node), activations) for layer in nodes.layers]
+    _replace_constants(prepared, nodes, weights, recovered)
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
     _write_identity(placed, model, preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
     operators = _read_optimised_operators(Path(request["output"]))
     return {
         "recipe": recipe.name,
-        "method": request["method"],
+        "techniques": techniques,
+        "method": method,
         "samples": len(images),
         "data": images.source,
         "data_digest": request["provenance"]["parents"]["calibration"],
@@ -82,6 +106,12 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         "cpu_s": 0.0,
         "peak_bytes": 0,
     }
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _choose_preprocess(
@@ -116,16 +146,15 @@ def _scale_activations(
 
 def _scale_weights(
     model: onnx.ModelProto, nodes: qdq.Plan, recipe: Recipe, activations: dict[str, ranges.ActivationScale]
-) -> tuple[dict[str, NDArray[np.float32]], list[LayerRecord]]:
+) -> dict[str, NDArray[np.float32]]:
     weights: dict[str, NDArray[np.float32]] = {}
-    records = []
     for layer in nodes.layers:
         view = view_reduction(read_weight(model, layer.weight), layer)
         offsets = read_weight(model, layer.bias) if layer.bias else None
-        input_scale = activations[layer.input].scale
-        weights[layer.weight] = settle_scales(recipe.weight_scales(view, layer), offsets, input_scale)
-        records.append(_record_layer(layer, view, weights[layer.weight], offsets, activations))
-    return weights, records
+        weights[layer.weight] = settle_scales(
+            recipe.weight_scales(view, layer), offsets, activations[layer.input].scale
+        )
+    return weights
 
 
 def _correct_biases(
@@ -145,13 +174,35 @@ def _correct_biases(
         tensors[layer.bias].CopyFrom(numpy_helper.from_array(corrected.astype(np.float32), layer.bias))
 
 
+def _replace_constants(
+    model: onnx.ModelProto,
+    nodes: qdq.Plan,
+    weights: dict[str, NDArray[np.float32]],
+    recovered: Mapping[str, Recovered],
+) -> None:
+    """Put recovered weights, as floats on their grid, and biases into the model, and their scales into ``weights``."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for layer in nodes.layers:
+        made = recovered.get(layer.node)
+        if made is None:
+            continue
+        tensors[layer.weight].CopyFrom(numpy_helper.from_array(made.dequantize(layer), layer.weight))
+        weights[layer.weight] = made.scales
+        if made.bias is not None and layer.bias is not None:
+            shape = tuple(tensors[layer.bias].dims)
+            tensors[layer.bias].CopyFrom(numpy_helper.from_array(made.bias.reshape(shape), layer.bias))
+
+
 def _record_layer(
+    model: onnx.ModelProto,
     layer: Layer,
-    view: NDArray[np.float32],
-    scales: NDArray[np.float32],
-    offsets: NDArray[np.float32] | None,
+    weights: Mapping[str, NDArray[np.float32]],
+    made: Recovered | None,
     activations: dict[str, ranges.ActivationScale],
 ) -> LayerRecord:
+    view = view_reduction(read_weight(model, layer.weight), layer)
+    offsets = read_weight(model, layer.bias) if layer.bias else None
+    scales = made.scales if made else weights[layer.weight]
     before, after = activations[layer.input], activations[layer.output]
     plain = settle_scales(pairsafe.plain_scales(view), offsets, before.scale)
     integers = np.clip(np.rint(view / plain[:, np.newaxis, np.newaxis]), -128, 127).astype(np.int32)
@@ -168,6 +219,7 @@ def _record_layer(
         growth_mean=float(growth.mean()),
         growth_max=float(growth.max()),
         clipping=clipping,
+        recovered_db=(round(made.before_db, 2), round(made.after_db, 2)) if made else None,
     )
 
 

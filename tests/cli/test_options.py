@@ -41,7 +41,8 @@ def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:
 def list_parameters(name: str) -> dict[str, click.Parameter]:
     command = program.get_command(click.Context(program), name)
     assert command is not None
-    return {parameter.name or "": parameter for parameter in command.params if parameter.expose_value}
+    parameters = [parameter for parameter in command.params if parameter.expose_value]
+    return {parameter.name or "": parameter for parameter in reversed(parameters)}  # --fast says --recipe again
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -203,6 +203,7 @@ def write_quantized(folder: Path, model: Path, *, own: bool = False) -> Path:
     )
     record = QuantizeRecord(
         recipe="portable",
+        techniques=("bias",),
         method="minmax",
         samples=1,
         data="photos",

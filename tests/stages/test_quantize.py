@@ -261,7 +261,7 @@ def test_the_file_carries_its_preprocessing_and_provenance(quantized):
     path, record = quantized
     metadata = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     assert metadata["mbdeploy.stage"] == "int8"
-    assert '"recipe":"portable"' in metadata["mbdeploy.provenance"]
+    assert '"recipe":"accurate"' in metadata["mbdeploy.provenance"]
     assert '"size":16' in metadata["mbdeploy.preprocess"]
     sidecar = artifact.read_sidecar(path)
     assert sidecar.sha256 == artifact.digest_file(path)

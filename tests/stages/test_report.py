@@ -138,6 +138,7 @@ LAYER = LayerRecord(
 )
 QUANTIZE = QuantizeRecord(
     recipe="portable",
+    techniques=("bias",),
     method="minmax",
     samples=128,
     data="photos",
