@@ -10,6 +10,7 @@ _PUBLIC = {
     "ModelCard": "mbdeploy.card",
     "Preprocess": "mbdeploy.card",
     "bench": "mbdeploy.stages.bench",
+    "calibrate": "mbdeploy.stages.calibrate",
     "evaluate": "mbdeploy.stages.evaluate",
     "export": "mbdeploy.stages.export",
     "inspect": "mbdeploy.stages.inspect",

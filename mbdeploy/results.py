@@ -235,8 +235,64 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     recovered_db: tuple[float, float] | None = None
 
 
+class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """How far scales from so many images are from the final ones, as shares: in the middle, and the worst tensor's."""
+
+    images: int
+    median: float
+    worst: float
+    tensor: str
+
+
+class Spread(msgspec.Struct, frozen=True, kw_only=True):
+    """A tensor's scale and the relative standard error that it has because these images are a sample."""
+
+    tensor: str
+    scale: float
+    relative_error: float
+
+
+class Widener(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that alone widens ranges: of how many tensors, and by which share of the range where it does most."""
+
+    image: str
+    tensors: int
+    share: float
+    tensor: str
+
+
+class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether the calibration images were enough, and the evidence. ``spread`` lists the worst tensors."""
+
+    images: int
+    method: str
+    curve: tuple[CurvePoint, ...]
+    spread: tuple[Spread, ...]
+    median_error: float | None
+    wideners: tuple[Widener, ...]
+    enough: bool
+    sentence: str
+
+
+class CalibrateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a calibration did: its shards (True: found finished), the files it wrote, and whether images suffice.
+
+    ``adequacy`` and ``files`` are empty while shards are missing.
+    """
+
+    model: str
+    data: str
+    samples: int
+    shards: dict[str, bool]
+    files: tuple[str, ...]
+    adequacy: Adequacy | None
+
+
 class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why."""
+    """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why.
+
+    ``ranges`` names the file that the activation ranges came from, if it was not the images.
+    """
 
     recipe: str
     techniques: tuple[str, ...]
@@ -249,6 +305,7 @@ class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     operators: dict[str, int]
     cpu_s: float
     peak_bytes: int
+    ranges: str = ""
 
 
 def encode_result(value: Any) -> bytes:

@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "mbdeploy.cli.run",
     "export": "mbdeploy.cli.export",
     "simplify": "mbdeploy.cli.simplify",
+    "calibrate": "mbdeploy.cli.calibrate",
     "quantize": "mbdeploy.cli.quantize",
     "verify": "mbdeploy.cli.verify",
     "bench": "mbdeploy.cli.bench",

@@ -145,6 +145,26 @@ golden = take_options(
         help="How many images golden.npz holds.",
     ),
 )
+_METHODS = click.Choice(["minmax", "percentile", "entropy", "mse"])
+recipe_method = click.option(
+    "--calibration-method", type=_METHODS, help="How activation ranges are chosen.  [default: the recipe's]"
+)
+own_method = click.option(
+    "--calibration-method", type=_METHODS, show_default="mse", help="How activation ranges are chosen."
+)
+calibrating = take_options(
+    click.option(
+        "--calibration",
+        metavar="DATA",
+        help="Images: a folder, a manifest's name or file, a CSV, or an .npz of inputs.",
+    ),
+    click.option(
+        "--num-calibration-samples",
+        type=click.IntRange(1, 10_000_000),
+        show_default="128",
+        help="How many of the images to use.",
+    ),
+)
 quantizing = take_options(
     click.option(
         "--recipe",
@@ -161,22 +181,8 @@ quantizing = take_options(
         type=click.Choice(["refit", "feedback", "bias"]),
         help="Leave out a technique of the recipe.",
     ),
-    click.option(
-        "--calibration",
-        metavar="DATA",
-        help="Images: a folder, a manifest's name or file, a CSV, or an .npz of inputs.",
-    ),
-    click.option(
-        "--calibration-method",
-        type=click.Choice(["minmax", "percentile", "entropy", "mse"]),
-        help="How activation ranges are chosen.  [default: the recipe's]",
-    ),
-    click.option(
-        "--num-calibration-samples",
-        type=click.IntRange(1, 10_000_000),
-        show_default="128",
-        help="How many of the images to use.",
-    ),
+    calibrating,
+    recipe_method,
 )
 warmup = click.option("--warmup", type=click.IntRange(0, 1_000_000), help="Untimed runs.  [default: until steady]")
 min_duration = click.option(

@@ -15,6 +15,12 @@ from mbdeploy.cli.screen import Screen
 @click.argument("model", metavar="MODEL.onnx|CARD")
 @options.output_file
 @options.quantizing
+@click.option(
+    "--ranges",
+    type=Path,
+    metavar="FILE",
+    help="Activation ranges from `mbdeploy calibrate`, or ONNX Runtime's calibration cache.",
+)
 @options.preprocess
 @options.threads
 @options.seed
@@ -34,7 +40,7 @@ def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any)
     path = places.find_model(model, "simplified.onnx")
     output = output or places.name_output(path, "int8")
     given = {**places.read_quantization(model), **options.keep_given(keywords)}
-    if "calibration" not in given:
+    if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
     with screen.progress() as on_progress:
         record = quantize(path, output=output, on_progress=on_progress, **given)

@@ -9,7 +9,7 @@ import msgspec
 
 from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
-from mbdeploy.errors import ModelError
+from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
 from mbdeploy.results import QuantizeRecord
 from mbdeploy.watch import Limits
@@ -21,7 +21,8 @@ def quantize(
     model: Path,
     *,
     output: Path,
-    calibration: str,
+    calibration: str | None = None,
+    ranges: Path | None = None,
     recipe: str = "accurate",
     without: Sequence[str] = (),
     calibration_method: str | None = None,
@@ -34,10 +35,12 @@ def quantize(
 ) -> QuantizeRecord:
     """Quantize a float model statically to INT8 and write it, with its sidecar, to ``output``.
 
-    ``calibration`` is a folder, manifest, CSV or npz; ``preprocess`` (a preset's name or a TOML file)
-    overrides what the file says of itself. ``without`` leaves out techniques of the recipe (``refit``,
-    ``feedback``, ``bias``); ``calibration_method`` is the recipe's own where none is given. The same
-    model, images and options give the same bytes, whatever the order of the images and the number of threads.
+    ``calibration`` is a folder, manifest, CSV or npz. ``ranges`` takes the activation ranges from a file instead: what
+    ``calibrate`` wrote, or ONNX Runtime's calibration cache (.json); then only ``accurate`` needs images.
+    ``calibration_method`` is the recipe's own where none is given, and ``without`` leaves out techniques of the recipe
+    (``refit``, ``feedback``, ``bias``). ``preprocess`` (a preset's name or a TOML file) overrides what the file says of
+    itself. The same model, images and options give the same bytes, whatever the order of the images and the number of
+    threads.
 
     Raises:
         UsageError: unknown recipe, technique or method. ModelError, DataError: unusable input. OutputError: nowhere
@@ -46,6 +49,7 @@ def quantize(
     provenance = plan(
         model,
         calibration=calibration,
+        ranges=ranges,
         recipe=recipe,
         without=without,
         calibration_method=calibration_method,
@@ -58,6 +62,7 @@ def quantize(
             "model": str(model),
             "output": str(temporary),
             "calibration": calibration,
+            "ranges": str(ranges) if ranges is not None else "",
             "recipe": recipe,
             "without": list(without),
             "method": calibration_method,
@@ -84,7 +89,8 @@ def quantize(
 def plan(
     model: Path,
     *,
-    calibration: str,
+    calibration: str | None = None,
+    ranges: Path | None = None,
     recipe: str = "accurate",
     without: Sequence[str] = (),
     calibration_method: str | None = None,
@@ -95,17 +101,31 @@ def plan(
     """What ``quantize`` would do with these inputs: the basis of the freshness key."""
     if not model.is_file():
         raise ModelError(where=model, expected="an ONNX model", found="no such file", todo="check the path")
-    images = data.open_dataset(calibration, split="calibrate", limit=num_calibration_samples, seed=seed)
+    if calibration is None and ranges is None:
+        raise UsageError(
+            expected="calibration images, or ranges",
+            found="neither",
+            todo="give --calibration (a folder, manifest, CSV or .npz), or --ranges",
+        )
+    parents = {"model": artifact.digest_file(model)}
+    samples = 0
+    if calibration is not None:
+        images = data.open_dataset(calibration, split="calibrate", limit=num_calibration_samples, seed=seed)
+        samples, parents["calibration"] = len(images), images.digest()
+    if ranges is not None:
+        if not ranges.is_file():
+            raise DataError(where=ranges, expected="a calibration file", found="no such file", todo="check the path")
+        parents["ranges"] = artifact.digest_file(ranges)
     return Provenance(
         stage="quantize",
         params={
             "recipe": recipe,
             "without": sorted(without),
             "method": calibration_method,
-            "samples": len(images),
+            "samples": samples,
             "preprocess": preprocess,
             "seed": seed,
         },
-        parents={"model": artifact.digest_file(model), "calibration": images.digest()},
+        parents=parents,
         tools=artifact.read_tools("onnx", "onnxruntime", "numpy", "pillow"),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from mbdeploy import data, model_file
 from mbdeploy.card import Preprocess
-from mbdeploy.errors import ModelError, UsageError
+from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress
 from mbdeploy.quant import bias, pairsafe, qdq, ranges
 from mbdeploy.quant.calibrate import Observations, observe
@@ -23,10 +23,7 @@ from mbdeploy.quant.layers import Layer, read_weight, view_reduction
 from mbdeploy.quant.recipes import Recipe, find_recipe, list_techniques, settle_scales
 from mbdeploy.quant.recover import Recovered, recover
 from mbdeploy.results import LayerRecord
-
-METHODS = ("minmax", *ranges.METHODS)
-_OLDEST_OPSET = 13
-_BATCH = 8
+from mbdeploy.stages.material import read_calibration, read_material, refuse_unknown_method
 
 
 def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
@@ -34,40 +31,25 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     recipe = find_recipe(request["recipe"])
     techniques = list_techniques(recipe, request["without"])
     method = request["method"] or recipe.calibration_method
-    _refuse_unknown_method(method)
-    source = Path(request["model"])
-    model = model_file.load_model(source)
-    signature = model_file.read_signature(model, source)
-    _refuse_unsuitable(model, source)
-    images = data.open_dataset(
-        request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"]
-    )
-    preprocess = _choose_preprocess(model, request["preprocess"], signature, images, source)
-    prepared = qdq.prepare_model(model)
-    nodes = qdq.Plan(prepared)
-    if not nodes.layers:
-        raise ModelError(
-            where=source,
-            expected="a float model with Conv, Gemm or MatMul on constant weights",
-            found="none that could be quantized",
-            todo="check that this is a float file, and run `mbdeploy simplify` on it first",
+    refuse_unknown_method(method)
+    images = _open_images(request, needed=not request["ranges"] or bool({"refit", "feedback"} & set(techniques)))
+    material = read_material(request, images)
+    prepared, nodes = material.prepared, material.plan
+    count = len(images) if images is not None else 0
+    if request["ranges"]:
+        observed = read_calibration(Path(request["ranges"]), Path(request["model"]), nodes, method)
+    else:
+        seen = Observations(nodes.tensors, counting=method != "minmax")
+        observe(
+            prepared,
+            nodes.tensors,
+            nodes.list_corrected_inputs(),
+            material.read_images(),
+            into=lambda key: seen,
+            threads=request["threads"],
+            on_image=lambda what, done: on_progress(what, done, count),
         )
-
-    def read_images() -> Iterator[NDArray[np.float32]]:
-        for batch in data.load_batches(images, preprocess, batch_size=_BATCH, input_shape=signature.image_shape):
-            yield batch.inputs
-
-    seen = Observations(nodes.tensors, counting=method != "minmax")
-    observe(
-        prepared,
-        nodes.tensors,
-        nodes.list_corrected_inputs(),
-        read_images(),
-        into=lambda key: seen,
-        threads=request["threads"],
-        on_image=lambda what, done: on_progress(what, done, len(images)),
-    )
-    observed = seen.choose(method)
+        observed = seen.choose(method)
     activations = _scale_activations(nodes, recipe, observed.ranges)
     weights = _scale_weights(prepared, nodes, recipe, activations)
     recovered: dict[str, Recovered] = {}
@@ -78,28 +60,29 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
             nodes,
             activations,
             recipe.weight_scales,
-            read_images(),
-            images=len(images),
+            material.read_images(),
+            images=count,
             techniques=techniques,
             folder=Path(request["scratch"]),
             threads=request["threads"],
             on_progress=on_progress,
         )
-    elif "bias" in techniques:
+    elif "bias" in techniques and observed.means:
         _correct_biases(prepared, nodes, weights, observed.means)
     layers = [_record_layer(prepared, layer, weights, recovered.get(layer.node), activations) for layer in nodes.layers]
     _replace_constants(prepared, nodes, weights, recovered)
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
-    _write_identity(placed, model, preprocess, request["provenance"])
+    _write_identity(placed, material.model, material.preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
     operators = _read_optimised_operators(Path(request["output"]))
     return {
         "recipe": recipe.name,
-        "techniques": techniques,
+        "techniques": [name for name in techniques if name != "bias" or recovered or observed.means],
         "method": method,
-        "samples": len(images),
-        "data": images.source,
-        "data_digest": request["provenance"]["parents"]["calibration"],
+        "samples": count,
+        "data": images.source if images is not None else "",
+        "ranges": request["ranges"],
+        "data_digest": request["provenance"]["parents"].get("calibration", ""),
         "layers": msgspec.to_builtins(layers),
         "float_nodes": nodes.excluded,
         "operators": operators,
@@ -108,31 +91,23 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     }
 
 
+def _open_images(request: dict[str, Any], *, needed: bool) -> data.Dataset | None:
+    """The calibration images, or None where none were given and none are needed."""
+    if request["calibration"] is None and not needed:
+        return None
+    if request["calibration"] is None:
+        raise UsageError(
+            expected="calibration images",
+            found=f"--ranges alone, and recipe {request['recipe']}, which fits weights to images",
+            todo="give --calibration too, or --fast",
+        )
+    return data.open_dataset(request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"])
+
+
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
-
-
-def _choose_preprocess(
-    model: onnx.ModelProto,
-    word: str | None,
-    signature: model_file.Signature,
-    images: data.Dataset,
-    where: Path,
-) -> Preprocess | None:
-    """The user's word, else the file's own; arrays are preprocessed already, so that they can do without."""
-    if word is not None:
-        return data.resolve_preprocess(word, size=signature.shape[2] or 224, channels=signature.shape[1] or 3)
-    own = model_file.read_preprocess(model)
-    if own is None and images.samples[0].row is None:
-        raise UsageError(
-            where=where,
-            expected="preprocessing in the file, or --preprocess",
-            found="a file that mbdeploy did not export, and no --preprocess",
-            todo="give --preprocess imagenet, tf, lite, unit, raw or a TOML file",
-        )
-    return own
 
 
 def _scale_activations(
@@ -223,30 +198,6 @@ def _record_layer(
     )
 
 
-def _refuse_unsuitable(model: onnx.ModelProto, source: Path) -> None:
-    operators = {node.op_type for node in model.graph.node}
-    if "DequantizeLinear" in operators or any(name.startswith("QLinear") for name in operators):
-        raise ModelError(
-            where=source, expected="a float model", found="one that is quantized already", todo="give the FP32 file"
-        )
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < _OLDEST_OPSET:
-        raise ModelError(
-            where=source,
-            expected=f"opset {_OLDEST_OPSET} or newer, for scales per channel",
-            found=f"opset {opset}",
-            todo="export it again with a newer opset, or convert it with onnx.version_converter",
-        )
-    for tensor in model.graph.initializer:
-        if tensor.data_type == 1 and not np.isfinite(numpy_helper.to_array(tensor)).all():
-            raise ModelError(
-                where=source,
-                expected="finite weights",
-                found=f"NaN or infinity in {tensor.name!r}",
-                todo="repair or train the model again",
-            )
-
-
 def _write_identity(
     placed: onnx.ModelProto, model: onnx.ModelProto, preprocess: Preprocess | None, provenance: dict[str, Any]
 ) -> None:
@@ -275,13 +226,3 @@ def _read_optimised_operators(path: Path) -> dict[str, int]:
         if optimised.exists():
             optimised.unlink()
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
-
-
-def _refuse_unknown_method(method: str) -> None:
-    if method not in METHODS:
-        raise UsageError(
-            where=method,
-            expected=f"a calibration method ({', '.join(METHODS)})",
-            found="no such method",
-            todo="choose one of these with --calibration-method",
-        )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from mbdeploy.results import ExportRecord, LayerRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.results import CalibrateRecord, ExportRecord, LayerRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.stages.tables import Table, format_bytes
 
 _MOST_ROWS = 6
@@ -42,7 +43,7 @@ def tabulate_quantize(record: QuantizeRecord) -> list[Table]:
     convolutions = [layer for layer in record.layers if not layer.depthwise]
     rows = [
         ("recipe", record.recipe),
-        ("calibration", f"{record.method}, {record.samples} images of {record.data}"),
+        ("calibration", _describe_calibration(record)),
         ("layers quantized", f"{len(record.layers)}, of them depthwise {len(record.layers) - len(convolutions)}"),
         ("nodes left in float", str(len(record.float_nodes))),
         ("CPU time, peak memory", f"{record.cpu_s:.1f} s, {format_bytes(record.peak_bytes)}"),
@@ -51,6 +52,41 @@ def tabulate_quantize(record: QuantizeRecord) -> list[Table]:
     rows.append(("would clip without care", f"{len(clipping)} of {len(convolutions)} layers on AVX2"))
     facts = Table(title="Quantize", columns=("", ""), rows=tuple(rows), left=(0, 1))
     return [facts, *_tabulate_growth(convolutions), *_tabulate_float(record.float_nodes)]
+
+
+def _describe_calibration(record: QuantizeRecord) -> str:
+    images = f"{record.samples} images of {record.data}" if record.samples else ""
+    if not record.ranges:
+        return f"{record.method}, {images}"
+    return f"ranges of {Path(record.ranges).name}" + (f"; {images}" if images else "")
+
+
+def tabulate_calibrate(record: CalibrateRecord) -> list[Table]:
+    """What was calibrated, whether the images were enough, and the evidence for that."""
+    kept = sum(record.shards.values())
+    rows = [
+        ("calibration", f"{record.samples} images of {record.data}"),
+        ("shards", f"{len(record.shards)} done" + (f", of them {kept} before" if kept else "")),
+    ]
+    tables = [Table(title="Calibrate", columns=("", ""), rows=tuple(rows), left=(0, 1))]
+    found = record.adequacy
+    if found is None:
+        return tables
+    curve = tuple(
+        (str(point.images), f"{point.median:.1%}", f"{point.worst:.1%}", point.tensor) for point in found.curve
+    )
+    columns = ("images", "median", "worst", "tensor")
+    title = f"How far scales ({found.method}) were from the final ones"
+    tables.append(Table(title=title, columns=columns, rows=curve, notes=(found.sentence,), left=(3,)))
+    if found.spread:
+        spread = tuple((one.tensor, f"{one.scale:.4g}", f"{one.relative_error:.1%}") for one in found.spread)
+        title = "Scales that depend most on which images were taken"
+        tables.append(Table(title=title, columns=("tensor", "scale", "standard error"), rows=spread))
+    if found.wideners:
+        images = tuple((one.image, str(one.tensors), f"{one.share:.0%}", one.tensor) for one in found.wideners)
+        columns = ("image", "tensors", "at most", "tensor")
+        tables.append(Table(title="Images that alone widen ranges", columns=columns, rows=images, left=(0, 3)))
+    return tables
 
 
 def _tabulate_growth(layers: Sequence[LayerRecord]) -> list[Table]:

@@ -20,6 +20,7 @@ CALLS = {
     "run": ("mbdeploy.pipeline:run", {"on_stage"}),
     "export": ("mbdeploy.stages.export:export", set()),
     "simplify": ("mbdeploy.stages.simplify:simplify", set()),
+    "calibrate": ("mbdeploy.stages.calibrate:calibrate", set()),
     "quantize": ("mbdeploy.stages.quantize:quantize", set()),
     "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
@@ -81,7 +82,7 @@ def test_what_is_not_given_is_left_to_the_library(name: str) -> None:
 
 def test_recipes_and_methods_on_the_help_page_are_those_of_the_library() -> None:
     from mbdeploy.quant.recipes import RECIPES
-    from mbdeploy.stages.quantize_job import METHODS
+    from mbdeploy.stages.material import METHODS
 
     parameters = list_parameters("quantize")
     recipe, method = parameters["recipe"], parameters["calibration_method"]

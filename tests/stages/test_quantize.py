@@ -12,7 +12,7 @@ from mbdeploy import artifact, model_file
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.quant.pairsafe import find_clipping
 from mbdeploy.stages.quantize import quantize
-from mbdeploy.stages.quantize_job import METHODS
+from mbdeploy.stages.material import METHODS
 
 
 def run_model(path, images, *, exact=False):
