@@ -15,7 +15,8 @@ BATCH = 16  # fewer, and the last stages' statistics fit these images only
 BRIGHTNESS, CONTRAST = 118.0, 64.0  # mean and deviation of photographs' pixels, 0..255
 GRIDS = (1, 2, 4, 8, 16, 32, 64)  # of the random images, in cells a side
 GRAIN = 0.2  # deviation of a kernel's taps about its smooth shape
-SHIFT = 0.8  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
+SHIFT = 1.25  # mean of batch norm's shifts: the further from 0, the less ReLU bends and so amplifies noise
+POOLED = 0.1  # size of what a layer makes of pooled maps: gates that swing widely multiply their noise into the maps
 
 
 def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: str = "") -> None:
@@ -28,16 +29,19 @@ def seed_weights(net: nn.Module, seed: int, preprocess: Preprocess, *, where: st
     that differ from channel to channel. 3. Statistics of batch norm are those of the network's own
     activations on random images, not 0 and 1. 4. Where a layer has a bias, which means that no batch
     norm follows it, its output is divided by its root mean square, then each channel's mean is taken
-    off (not the other way round: maps that were pooled hardly vary, and must not be blown up). 5. All
-    is computed in float64 and statistics are rounded, so that threads and processors leave no trace
-    in the bits. The global random state stays.
+    off (not the other way round: maps that were pooled hardly vary, and must not be blown up); where
+    it is one position large, as in the gates of squeeze-and-excite, it is brought to ``POOLED`` instead
+    of 1. 5. The channels of a depthwise layer without a bias are brought to the same size: a batch norm
+    far behind it (ESPNetv2's) would blow up the small ones, and with them the noise of int8. 6. All is
+    computed in float64 and statistics are rounded, so that threads and processors leave no trace in the
+    bits. The global random state stays.
 
     Raises:
         CardError: the network refuses an input of this shape.
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        net.double()  # 5.
+        net.double()  # 6.
         for module in net.modules():
             _draw(module)
         images = make_images(preprocess)
@@ -101,14 +105,15 @@ def _make_window(height: int, width: int) -> Tensor:
 
 def _settle(net: nn.Module, images: Tensor) -> None:
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    biased = [
-        module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None
-    ]
+    layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    biased = [layer for layer in layers if layer.bias is not None]
+    depthwise = [layer for layer in layers if layer.bias is None and layer.weight.shape[1] == 1]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the average over all passes, here of one
-    hooks = [module.register_forward_hook(_standardise) for module in biased]
+    hooks = [layer.register_forward_hook(_standardise) for layer in biased]
+    hooks += [layer.register_forward_hook(_even_out) for layer in depthwise]
     net.train()
     try:
         net(images)  # 3.
@@ -125,12 +130,19 @@ def _standardise(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Ten
     # 4. A hook can do it in one pass, because it returns the output that the new weights would give.
     channels = [-1] + [1] * (output.ndim - 2)
     mean = _coarsen(output.mean(dim=[axis for axis in range(output.ndim) if axis != 1]))
-    size = _coarsen(output.square().mean().sqrt().clamp(min=1e-3))
+    aim = POOLED if output.ndim == 4 and output[0, 0].numel() == 1 else 1.0
+    size = _coarsen(output.square().mean().sqrt().clamp(min=1e-3)) / aim
     module.weight /= size
     module.bias.copy_((module.bias - mean) / size)
     return (output - mean.reshape(channels)) / size
 
 
+def _even_out(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    size = _coarsen(output.square().mean(dim=(0, 2, 3)).sqrt().clamp(min=1e-3))  # 5.
+    module.weight /= size.reshape(-1, 1, 1, 1)
+    return output / size.reshape(-1, 1, 1)
+
+
 def _coarsen(statistic: Tensor) -> Tensor:
-    # 5. Eight bits are enough for a statistic, and too few to show in which order its terms were added.
+    # 6. Eight bits are enough for a statistic, and too few to show in which order its terms were added.
     return statistic.bfloat16().double()

@@ -16,6 +16,7 @@ from torch import nn
 from mbdeploy.card import ModelCard, Preprocess, Weights
 from mbdeploy.errors import CardError, MbdeployError, ModelError, UnavailableError, UsageError
 from mbdeploy.nets import build_net
+from mbdeploy.nets.seeding import make_images
 from mbdeploy.nets.weights import load_network
 
 SMALL: dict[str, Any] = {"alpha": 0.25, "classes": 5, "cifar": True}
@@ -80,6 +81,37 @@ def test_seeded_batch_norm_has_statistics_of_real_activations(tmp_path: Path) ->
         assert norm.running_var.std() > 0
         assert norm.momentum == 0.1
     assert next(net.parameters()).dtype == torch.float32
+
+
+def run_and_record(card: ModelCard, kind: type[nn.Module], wanted: str) -> list[torch.Tensor]:
+    """Outputs of all layers of ``kind`` whose name ends in ``wanted``, on images that are not those of the seeding."""
+    net = load_network(card)
+    found: list[torch.Tensor] = []
+    for name, module in net.named_modules():
+        if isinstance(module, kind) and re.search(wanted, name):
+            module.register_forward_hook(lambda _, inputs, output: found.append(output))
+    torch.manual_seed(5)
+    with torch.no_grad():
+        net(make_images(card.preprocess).float())
+    return found
+
+
+def test_seeded_gates_of_squeeze_and_excite_hardly_swing(tmp_path: Path) -> None:
+    card = make_card(tmp_path, net="mobilenet_v3", args={"variant": "small", "alpha": 0.35})
+    gates = run_and_record(card, nn.Conv2d, r"excite\.expand$")
+    assert len(gates) == 9
+    for gate in gates:
+        assert 0.02 < gate.square().mean().sqrt() < 0.4
+    assert all(gate.std(dim=0).min() > 0 for gate in gates)
+
+
+def test_seeded_depthwise_layers_have_channels_of_one_size(tmp_path: Path) -> None:
+    card = make_card(tmp_path, net="espnetv2", args={"alpha": 0.5})
+    outputs = run_and_record(card, nn.Conv2d, r"branches\.\d$")
+    assert len(outputs) == 68
+    for output in outputs:
+        sizes = output.square().mean(dim=(0, 2, 3)).sqrt()
+        assert sizes.max() < 4 * sizes.min()
 
 
 def test_a_net_that_refuses_the_cards_input_is_named(tmp_path: Path) -> None:
