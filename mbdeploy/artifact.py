@@ -126,6 +126,8 @@ def lending_folder(final: Path) -> Iterator[Path]:
         OutputError: it cannot be made.
     """
     folder = final.with_name(f".{final.name}.{os.getpid()}.scratch{_TEMPORARY}")
+    _make_folder(final.parent, final)
+    _clear_away(folder)  # a killed process that had our number may have left one
     _make_folder(folder, final)
     try:
         yield folder
@@ -186,13 +188,17 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         raise refuse_output(folder, error) from error
     try:
         for leftover in folder.rglob(f".*{_TEMPORARY}"):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            _clear_away(leftover)
         yield
     finally:
         lock.release()
+
+
+def _clear_away(leftover: Path) -> None:
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
 
 
 def _make_folder(folder: Path, where: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -103,6 +104,74 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_its_rest_is_clear
     assert len(list_names(path.parent)) == 2
     with artifact.lock_folder(tmp_path):
         assert list_names(path.parent) == ["fp32.onnx"]
+
+
+@pytest.mark.parametrize("exception", [None, ValueError("no"), KeyboardInterrupt()])
+def test_a_scratch_folder_is_gone_with_all_that_it_holds_however_the_work_ends(
+    tmp_path: Path, exception: BaseException | None
+) -> None:
+    final = tmp_path / "new" / "int8.onnx"
+    with contextlib.suppress(ValueError, KeyboardInterrupt), artifact.lending_folder(final) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "0_0.npy").write_bytes(b"x")
+        assert list_names(final.parent) == [folder.name]
+        if exception is not None:
+            raise exception
+    assert list_names(final.parent) == []
+
+
+def test_a_scratch_folder_is_empty_though_a_killed_process_of_the_same_number_left_one(tmp_path: Path) -> None:
+    with artifact.lending_folder(tmp_path / "int8.onnx") as folder:
+        name = folder.name
+    (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / name / "wanted_0.f32").write_bytes(b"old")
+    with artifact.lending_folder(tmp_path / "int8.onnx") as folder:
+        assert folder.name == name
+        assert list_names(folder) == []
+
+
+def test_what_killed_runs_left_is_cleared_at_every_depth(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "notes.txt"
+    artifact.write_bytes(kept, b"mine")
+    program = """
+        import os, signal
+        from pathlib import Path
+        from mbdeploy import artifact
+        final = Path(sys.argv[1])
+        with artifact.writing(final) as temporary, artifact.lending_folder(final) as folder:
+            temporary.write_bytes(b"half")
+            (folder / "0_0.npy").write_bytes(b"scratch")
+            (folder / ".1_0.1.mbdeploy-tmp").write_bytes(b"scratch")
+            (folder / "deep").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    for depth in ("int8.onnx", "a/int8.onnx", "a/b/int8.onnx"):
+        assert run_python(program, tmp_path / depth).returncode == -signal.SIGKILL
+    assert len(list_names(tmp_path / "a")) == 3
+    with artifact.lock_folder(tmp_path):
+        assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [tmp_path / ".lock", kept]
+        assert list_names(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX links")
+def test_a_leftover_that_is_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    other, folder = tmp_path / "other", tmp_path / "out"
+    artifact.write_bytes(other / "mine.txt", b"mine")
+    folder.mkdir()
+    (folder / ".int8.onnx.1.scratch.mbdeploy-tmp").symlink_to(other, target_is_directory=True)
+    with artifact.lock_folder(folder):
+        assert list_names(folder) == [".lock"]
+    assert list_names(other) == ["mine.txt"]
+
+
+def test_a_scratch_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with (
+        pytest.raises(OutputError, match="expected a place that can be written") as caught,
+        artifact.lending_folder(tmp_path / "out" / "int8.onnx"),
+    ):
+        pytest.fail("the work began")
+    assert caught.value.where == str(tmp_path / "out" / "int8.onnx")
 
 
 def test_a_body_that_writes_nothing_is_an_error_and_not_an_empty_file(tmp_path: Path) -> None:

@@ -73,9 +73,13 @@ class Frontier:
         return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)
 
     def store(self, layer: str, slot: int, integers: NDArray[Any], scales: NDArray[np.float32]) -> None:
-        """Replace a constant input of a layer (1: weight, 2: bias) by other integers at other scales."""
+        """Replace a constant input of a layer (1: weight, 2: bias) by other integers at other scales.
+
+        The zero point, one for all channels, stays and is added.
+        """
         dequantize = self._producers[self._nodes[layer].input[slot]]
-        for name, values in zip(dequantize.input[:2], (integers, scales), strict=True):
+        offset = [int(numpy_helper.to_array(self._tensors[name]).max()) for name in dequantize.input[2:]]
+        for name, values in zip(dequantize.input[:2], (integers + sum(offset), scales), strict=True):
             tensor = self._tensors[name]
             shape, kind = tuple(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
             tensor.CopyFrom(numpy_helper.from_array(values.reshape(shape).astype(kind), name))

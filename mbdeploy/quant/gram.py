@@ -30,7 +30,7 @@ class Gram:
     """Sums over samples. They are exact, so that neither the order of the images nor their sharding can matter.
 
     Inputs are integers (8-bit values without their zero point) and so are the outputs, as ``fix_targets`` makes
-    them; no sum of products comes near 2^53.
+    them; no sum of products comes near 2^53, but one of squared outputs does: it is kept in int64.
     """
 
     def __init__(self, groups: int, terms: int, outputs: int) -> None:
@@ -38,7 +38,7 @@ class Gram:
         self.inputs: Floats = np.zeros((groups, terms))
         self.products: Floats = np.zeros((groups, terms, terms))
         self.outputs: Floats = np.zeros((groups, outputs))
-        self.squares: Floats = np.zeros((groups, outputs))
+        self.squares: NDArray[np.int64] = np.zeros((groups, outputs), np.int64)
         self.crossed: Floats = np.zeros((groups, outputs, terms))
 
     def update(self, patches: NDArray[np.float32], targets: NDArray[np.float32]) -> None:
@@ -51,7 +51,7 @@ class Gram:
             self.products += np.matmul(part.transpose(0, 2, 1), part)
         self.inputs += patches.sum(axis=1, dtype=np.float64)
         self.outputs += wanted.sum(axis=2)
-        self.squares += np.square(wanted).sum(axis=2)
+        self.squares += np.square(wanted.astype(np.int64)).sum(axis=2)
         self.crossed += np.matmul(wanted, patches.astype(np.float64))
 
     def merge(self, other: Gram) -> Gram:
@@ -76,11 +76,27 @@ class Gram:
         )
 
 
-def fix_targets(values: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
-    """Outputs as integers of 20 bits (in float32, which holds them), and the power of two that is their unit."""
-    largest = float(np.abs(values).max(initial=0.0))
-    exponent = int(np.frexp(largest)[1]) - _TARGET_BITS
-    return np.rint(np.ldexp(values, -exponent)), float(2.0**exponent)
+def choose_unit(values: NDArray[np.float32]) -> float:
+    """The power of two of which the largest of ``values`` is 20 bits; nothing is copied, so they may lie in a file."""
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+    return float(2.0 ** (int(np.frexp(largest)[1]) - _TARGET_BITS))
+
+
+def fix_targets(values: NDArray[np.float32], unit: float) -> NDArray[np.float32]:
+    """Outputs as integers of 20 bits (in float32, which holds them), in units of ``unit``."""
+    fixed: NDArray[np.float32] = np.rint(values / np.float64(unit)).astype(np.float32)
+    return fixed
+
+
+def hold_bias(moments: Moments, bias: Floats) -> Moments:
+    """The moments about a bias (g, r) that cannot move, so that the mean error counts as any other."""
+    target = moments.target - bias
+    return msgspec.structs.replace(
+        moments,
+        covariance=moments.covariance + moments.mean[:, :, np.newaxis] * moments.mean[:, np.newaxis],
+        variance=moments.variance + np.square(target),
+        crossed=moments.crossed + target[:, :, np.newaxis] * moments.mean[:, np.newaxis],
+    )
 
 
 def measure_error(weights: Floats, moments: Moments) -> Floats:

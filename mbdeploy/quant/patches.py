@@ -11,8 +11,12 @@ from mbdeploy.quant.layers import Layer
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """How a layer's kernel moves over its input: (height, width) pairs; ``pads`` are (top, left) only."""
+    """How a layer's kernel moves over its input: (height, width) pairs; ``pads`` are (top, left) only.
 
+    The window of a matrix product is a row (``rows``), however many axes its input has.
+    """
+
+    rows: bool = False
     groups: int = 1
     kernel: tuple[int, int] = (1, 1)
     strides: tuple[int, int] = (1, 1)
@@ -26,7 +30,7 @@ def read_window(node: onnx.NodeProto, kernel: tuple[int, ...], image: tuple[int,
     ``kernel`` is the weight's shape and ``image`` the input's.
     """
     if node.op_type != "Conv":
-        return Window()
+        return Window(rows=True)
     if len(kernel) != 4:
         return None
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
@@ -71,10 +75,10 @@ def take_patches(
 ) -> NDArray[np.float32]:
     """The 8-bit inputs that meet the weights at ``positions``, zero point taken off: (groups, positions, terms).
 
-    ``values`` is one image's input, (1, c, h, w) or a matrix; ``width`` is that of the output map. Terms are in
+    ``values`` is one image's input, (1, c, h, w) or rows; ``width`` is that of the output map. Terms are in
     reduction order (kh, kw, input channel of the group), as ``layers.view_reduction`` has them; padding is 0.
     """
-    if values.ndim != 4:
+    if window.rows:
         rows = values.reshape(-1, values.shape[-1])[positions]
         return (rows.astype(np.float32) - zero_point)[np.newaxis]
     channels, height, length = values.shape[1:]

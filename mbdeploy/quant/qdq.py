@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx.shape_inference
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
@@ -27,8 +26,9 @@ _SHARES_INPUT_SCALE = "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split M
 _FLOAT_REASONS = {
     "HardSwish": "no int8 kernel in ONNX Runtime's CPU provider",
     "HardSigmoid": "no int8 kernel in ONNX Runtime's CPU provider",
+    "PRelu": "no int8 kernel in ONNX Runtime's CPU provider",
     "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
-    "BatchNormalization": "not folded into a convolution; run `mbdeploy simplify` first",
+    "BatchNormalization": "follows no convolution that can take it in, or `mbdeploy simplify` did not run",
     "ReduceMean": "only global average pooling has an int8 kernel; run `mbdeploy simplify` first",
     "Softmax": "kept in float: probabilities need more than 8 bits",
 }
@@ -59,61 +59,6 @@ class Plan:
         while tensor in self.shares:
             tensor = self.shares[tensor]
         return tensor
-
-
-def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that the quantizer can work on: named nodes, constants as initializers, no shared weight or bias.
-
-    Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases;
-    one without a bias gets zeros, which bias correction can move.
-    """
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
-    graph = prepared.graph
-    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
-    for node in constants:
-        tensor = graph.initializer.add()
-        tensor.CopyFrom(node.attribute[0].t)
-        tensor.name = node.output[0]
-        graph.node.remove(node)
-    taken: Counter[str] = Counter(node.name for node in graph.node)
-    for position, node in enumerate(graph.node):
-        if not node.name or taken[node.name] > 1:
-            node.name = f"{node.op_type}_{position}"
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    seen: Counter[str] = Counter()
-    for node in graph.node:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
-        for slot in (1, 2):
-            name = node.input[slot] if len(node.input) > slot else ""
-            if name not in initializers:
-                continue
-            seen[name] += 1
-            if seen[name] > 1:
-                copy = graph.initializer.add()
-                copy.CopyFrom(initializers[name])
-                copy.name = node.input[slot] = f"{name}_{seen[name]}"
-                initializers[copy.name] = copy
-        if node.op_type == "Gemm":
-            _fold_factors(node, initializers)
-        if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in initializers:
-            zeros = np.zeros(initializers[node.input[1]].dims[0], np.float32)
-            node.input.append(f"{node.name}_bias")
-            graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
-    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(prepared)
-    return inferred
-
-
-def _fold_factors(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> None:
-    """Multiply a Gemm's alpha into its weight and its beta into its bias, where these are constants."""
-    for factor, slot in (("alpha", 1), ("beta", 2)):
-        value = next((item.f for item in node.attribute if item.name == factor), 1.0)
-        tensor = initializers.get(node.input[slot]) if len(node.input) > slot else None
-        if value == 1.0 or tensor is None:
-            continue
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(value), tensor.name))
-        node.attribute.remove(next(item for item in node.attribute if item.name == factor))
 
 
 def place_qdq(

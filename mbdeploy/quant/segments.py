@@ -69,7 +69,6 @@ def build_segment(model: onnx.ModelProto, segment: Segment, inputs: Mapping[str,
     graph = model.graph
     nodes = [graph.node[index] for index in segment.nodes]
     used = {name for node in nodes for name in node.input}
-    types = {value.name: value for value in (*graph.value_info, *graph.output)}
     built = helper.make_graph(
         nodes,
         "segment",
@@ -77,11 +76,9 @@ def build_segment(model: onnx.ModelProto, segment: Segment, inputs: Mapping[str,
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in inputs.items()
         ],
-        [types.get(name, helper.make_empty_tensor_value_info(name)) for name in segment.outputs],
+        [onnx.ValueInfoProto(name=name) for name in segment.outputs],  # ONNX Runtime infers their types
         [tensor for tensor in graph.initializer if tensor.name in used],
     )
-    for value in built.output:  # ONNX Runtime infers what is not said
-        value.ClearField("type")
     return helper.make_model(built, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 

@@ -18,6 +18,7 @@ from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.quant import qdq, ranges
 from mbdeploy.quant.calibrate import Calibration
 from mbdeploy.quant.calibration_file import load_seen, read_cache
+from mbdeploy.quant.prepare import prepare_model
 
 METHODS = ("minmax", *ranges.METHODS)
 _OLDEST_OPSET = 13
@@ -56,7 +57,7 @@ def read_material(request: dict[str, Any], images: data.Dataset | None) -> Mater
     signature = model_file.read_signature(model, source)
     _refuse_unsuitable(model, source)
     preprocess = _choose_preprocess(model, request["preprocess"], signature, images, source)
-    prepared = qdq.prepare_model(model)
+    prepared = prepare_model(model)
     plan = qdq.Plan(prepared)
     if not plan.layers:
         raise ModelError(

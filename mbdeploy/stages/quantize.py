@@ -120,7 +120,7 @@ def plan(
         stage="quantize",
         params={
             "recipe": recipe,
-            "without": sorted(without),
+            "without": sorted(set(without)),
             "method": calibration_method,
             "samples": samples,
             "preprocess": preprocess,

@@ -37,11 +37,11 @@ FLOATS = {
     "mobilenet_v3 variant=small": {"HardSwish": 19, "HardSigmoid": 9},
 }
 REASONS = {
-    "BatchNormalization": "not folded into a convolution; run `mbdeploy simplify` first",
+    "BatchNormalization": "follows no convolution that can take it in, or `mbdeploy simplify` did not run",
     "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
     "HardSigmoid": "no int8 kernel in ONNX Runtime's CPU provider",
     "HardSwish": "no int8 kernel in ONNX Runtime's CPU provider",
-    "PRelu": "PRelu is not among the operators quantized",
+    "PRelu": "no int8 kernel in ONNX Runtime's CPU provider",
 }
 #: What ONNX Runtime makes of a float operator that it has no kernel for.
 RUN_AS = {"HardSwish": ("HardSigmoid", "Mul")}
