@@ -9,6 +9,7 @@ from mbdeploy.estimate import Interval
 from mbdeploy.results import Check, Metrics
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts, ParityFact
 from mbdeploy.stages.tables import Table, format_bytes
+from mbdeploy.stages.verdict import Verdict
 
 _VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 _CLOCKS = {"cpu": "CPU time", "wall": "wall clock"}
@@ -65,6 +66,18 @@ def tabulate_checks(checks: Sequence[Check]) -> list[Table]:
     notes = tuple(f"{check.name}, {check.subject}: {check.note}" for check in checks if check.note)
     columns = ("what", "gate", "value", "bound", "verdict")
     return [Table(title="Gates", columns=columns, rows=rows, notes=notes, left=(0, 1))]
+
+
+def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[Table]:
+    """Whether to ship the INT8 file, provider by provider, and what decided."""
+    if not verdicts:
+        return []
+    rows = tuple(
+        (found.provider if first else "", found.answer if first else "", reason)
+        for found in verdicts
+        for first, reason in zip((True, *[False] * len(found.reasons)), found.reasons, strict=False)
+    )
+    return [Table(title="Ship the INT8 file?", columns=("provider", "verdict", "why"), rows=rows, left=(0, 1, 2))]
 
 
 def tabulate_latency(facts: LatencyFacts) -> list[Table]:

@@ -30,6 +30,7 @@ from mbdeploy.stages.facts import (
     derive_parity,
 )
 from mbdeploy.stages.tables import Table, format_bytes, render_json, render_tables
+from mbdeploy.stages.verdict import Verdict, judge_int8
 
 T = TypeVar("T")
 FORMATS = ("table", "md", "json")
@@ -60,6 +61,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     latency: tuple[LatencyFacts, ...]
     accuracy: tuple[AccuracyFacts, ...]
+    verdicts: tuple[Verdict, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -102,9 +104,13 @@ def read_report(out: Path) -> Report:
     runs = _read_result(out / "results" / "bench.json", list[BenchRun]) or []
     evaluation = _read_result(out / "results" / "evaluation.json", EvalReport)
     export = records.get("fp32")
+    trained = export.trained if export else None
+    checks = parity.checks if parity else ()
+    latency = tuple(derive_latency(run) for run in runs)
+    accuracy = (derive_accuracy(evaluation),) if evaluation else ()
     return Report(
         model=out.resolve().name,
-        trained=export.trained if export else None,
+        trained=trained,
         files=tuple(
             FileFact(
                 name=sidecar.file,
@@ -118,9 +124,10 @@ def read_report(out: Path) -> Report:
         simplify=records.get("simplified"),
         quantize=records.get("int8"),
         parity=derive_parity(parity) if parity else (),
-        checks=parity.checks if parity else (),
-        latency=tuple(derive_latency(run) for run in runs),
-        accuracy=(derive_accuracy(evaluation),) if evaluation else (),
+        checks=checks,
+        latency=latency,
+        accuracy=accuracy,
+        verdicts=judge_int8(latency, checks, accuracy, trained=trained),
     )
 
 
@@ -142,6 +149,7 @@ def tabulate_results(found: Report) -> list[Table]:
         *figures.tabulate_checks((*found.checks, *(check for run in found.latency for check in run.checks))),
         *(table for run in found.latency for table in figures.tabulate_latency(run)),
         *(table for data in found.accuracy for table in figures.tabulate_accuracy(data)),
+        *figures.tabulate_verdicts(found.verdicts),
     ]
 
 

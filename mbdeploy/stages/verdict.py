@@ -1,0 +1,116 @@
+"""Ship the INT8 file on a provider, or not: one word from parity gates, paired latency and paired accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from mbdeploy.results import Check
+from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts
+
+Answer = Literal["ship", "don't ship", "inconclusive"]
+
+#: Top-1 that INT8 may lose, as a share: one point.
+MAX_DROP = 0.01
+_CANDIDATE = "int8"
+_ORDER: tuple[Answer, ...] = ("don't ship", "inconclusive", "ship")  # the first that anything speaks for is the answer
+_Finding = tuple[Answer, str]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do with a file on a provider, and why: the reasons that decided, the worst first."""
+
+    model: str
+    provider: str
+    answer: Answer
+    reasons: tuple[str, ...]
+
+
+def judge_int8(
+    latency: Sequence[LatencyFacts],
+    checks: Sequence[Check],
+    accuracy: Sequence[AccuracyFacts],
+    *,
+    trained: bool | None,
+) -> tuple[Verdict, ...]:
+    """One verdict for each run that timed the INT8 file against optimised FP32.
+
+    Rules: 1. "don't ship" if a parity gate failed, if INT8 is slower (the interval of the ratio lies above 1), or if
+    it loses more than ``MAX_DROP`` of top-1 (the interval lies below). 2. "inconclusive" if speed or accuracy is
+    unknown: a control that did not pass, an interval that holds 1 or the bound, weights that were never trained.
+    3. Else "ship". Without labelled images the parity gates stand for accuracy, and the reasons say so.
+    """
+    verdicts = []
+    for run in latency:
+        fact = next((model for model in run.models[1:] if model.model == _CANDIDATE), None)
+        if fact is None or fact.ratio is None:
+            continue
+        subject = f"{_CANDIDATE} on {fact.provider}"
+        own = [check for check in checks if check.subject == subject]
+        findings: list[_Finding] = [
+            *(("don't ship", _describe_failure(check)) for check in own if check.passed is False),
+            _judge_speed(fact, run),
+            *_judge_accuracy(accuracy, own, trained=trained),
+        ]
+        findings.sort(key=lambda finding: _ORDER.index(finding[0]))
+        verdicts.append(
+            Verdict(
+                model=_CANDIDATE,
+                provider=fact.provider,
+                answer=findings[0][0],
+                reasons=tuple(reason for _, reason in findings),
+            )
+        )
+    return tuple(verdicts)
+
+
+def _describe_failure(check: Check) -> str:
+    return f"the gate on {check.name} failed: {check.value:.4g}, not {check.comparison} {check.bound:.4g}"
+
+
+def _judge_speed(fact: LatencyFact, run: LatencyFacts) -> _Finding:
+    assert fact.ratio is not None
+    ratio = fact.ratio
+    said = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of optimised FP32's {fact.clock} time"
+    control = next((check for check in run.checks if check.name == "A/A control"), None)
+    if control is None or control.passed is not True:
+        return "inconclusive", f"{said}, but the A/A control did not pass"
+    gate = next((check for check in run.checks if check.subject == f"{fact.model} on {fact.provider}"), None)
+    if gate is not None and gate.passed is None:
+        return "inconclusive", f"{said}: {gate.note}"
+    if ratio.high < 1:
+        return "ship", said
+    if ratio.low >= 1:
+        return "don't ship", f"no gain: {said}; the float file is as fast or faster"
+    return "inconclusive", f"no gain shown: {said}"
+
+
+def _judge_accuracy(
+    accuracy: Sequence[AccuracyFacts], checks: Sequence[Check], *, trained: bool | None
+) -> list[_Finding]:
+    if trained is False:
+        return [("inconclusive", "seeded weights: there is no accuracy to lose")]
+    found = [
+        model.changed
+        for data in accuracy
+        for model in data.models[1:]
+        if model.model == _CANDIDATE and model.changed is not None
+    ]
+    if not found:
+        passed = [f"{check.name} {check.value:.4g}" for check in checks if check.passed]
+        if not passed:
+            return [("inconclusive", "neither accuracy nor parity was measured")]
+        return [("ship", f"parity gates passed ({', '.join(passed)}); accuracy on labelled images was not measured")]
+    findings: list[_Finding] = []
+    for changed in found:
+        drop = changed.difference
+        said = f"top-1 {100 * drop.value:+.1f} points [{100 * drop.low:+.1f}, {100 * drop.high:+.1f}], n = {changed.n}"
+        if drop.low >= -MAX_DROP:
+            findings.append(("ship", said))
+        elif drop.high < -MAX_DROP:
+            findings.append(("don't ship", said))
+        else:
+            findings.append(("inconclusive", f"{said}: more images would tell whether a point is lost"))
+    return findings
