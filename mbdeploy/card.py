@@ -89,8 +89,8 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     ``export_max_abs`` and ``simplify_max_abs`` are absolute logit differences; ``int8_sqnr_db`` and
     ``int8_top1_agreement`` (0..1) are against the golden outputs; ``int8_exact_gap_db`` bounds how
-    far the run as executed may fall below the exact one (rounding alone scatters it by up to 0.16 dB over 32
-    images, saturation costs 5 dB and more); ``latency_ratio`` is INT8 CPU time over
+    far the run as executed may fall below the exact one (beyond it, images that scatter as much by rounding alone make
+    the gate inconclusive; saturation costs 5 dB and more); ``latency_ratio`` is INT8 CPU time over
     optimised FP32 (None: not gated, because it depends on the host).
     """
 

@@ -105,6 +105,22 @@ def estimate_paired_difference(gained: int, lost: int, n: int, *, confidence: fl
     )
 
 
+def estimate_ratio_of_sums(numerators: ArrayLike, denominators: ArrayLike, *, confidence: float = 0.99) -> Interval:
+    """Sum over sum of paired values, with the interval that they have because the pairs are a sample.
+
+    Source: Cochran, "Sampling Techniques", section 6.3 (the ratio estimator's standard error). One pair, or a zero
+    sum below, has no interval: it reaches from 0 to infinity.
+    """
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    total, n = float(below.sum()), len(above)
+    ratio = float(above.sum()) / total if total > 0 else math.inf
+    if n < 2 or not math.isfinite(ratio):
+        return Interval(value=ratio, low=0.0, high=math.inf, n=n, confidence=confidence)
+    deviation = math.sqrt(float(np.square(above - ratio * below).sum()) * n / (n - 1)) / total
+    margin = _normal_quantile(confidence) * deviation
+    return Interval(value=ratio, low=max(ratio - margin, 0.0), high=ratio + margin, n=n, confidence=confidence)
+
+
 def compute_mcnemar(gained: int, lost: int) -> float:
     """McNemar's exact two-sided p-value: how often a fair coin would part the discordant pairs so unevenly."""
     n, fewer = gained + lost, min(gained, lost)

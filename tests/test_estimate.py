@@ -15,6 +15,7 @@ from mbdeploy.estimate import (
     estimate_percentile,
     estimate_proportion,
     estimate_ratio,
+    estimate_ratio_of_sums,
     required_samples,
 )
 
@@ -170,3 +171,17 @@ def test_mcnemars_p_value_is_the_binomial_one(gained: int, lost: int, p: float) 
 def test_mcnemar_holds_for_many_pairs() -> None:
     assert 0 < compute_mcnemar(5200, 5000) < 0.06
     assert compute_mcnemar(6000, 1000) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_ratio_of_sums_has_the_error_of_its_residuals() -> None:
+    found = estimate_ratio_of_sums([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert (found.value, found.low, found.high, found.n) == (2.0, 2.0, 2.0, 3)
+    found = estimate_ratio_of_sums([1.0, 3.0], [1.0, 1.0], confidence=0.95)
+    assert found.value == 2.0  # residuals -1 and 1: their error is sqrt(2 * 2 / 1) / 2 = 1
+    assert found.high == pytest.approx(2 + 1.959964, abs=1e-6)
+
+
+@pytest.mark.parametrize(("above", "below"), [([1.0], [2.0]), ([1.0, 1.0], [0.0, 0.0])])
+def test_what_has_no_spread_to_measure_has_no_interval(above: list[float], below: list[float]) -> None:
+    found = estimate_ratio_of_sums(above, below)
+    assert (found.low, found.high) == (0.0, math.inf)

@@ -120,6 +120,16 @@ def finish_sums(sums: Sums, scale: float | None = None) -> Metrics:
     )
 
 
+def sum_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
+    """The squared error of each image, (n,), for arrays (n, …) that can be compared."""
+    return np.array(
+        [
+            np.square(ref.astype(np.float64) - out.astype(np.float64)).sum()
+            for ref, out in zip(reference, output, strict=True)
+        ]
+    )
+
+
 def check(name: str, subject: str, value: float | None, bound: float, comparison: Literal[">=", "<="]) -> Check:
     """A gate; NaN, and a metric that does not exist (None), never pass."""
     number = math.nan if value is None else float(value)

@@ -244,3 +244,29 @@ def test_verify_never_imports_torch_or_the_runtime() -> None:
         "raise SystemExit(bool({'torch', 'onnxruntime', 'onnxsim'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_gap_that_few_images_scatter_is_inconclusive_and_one_that_all_images_show_fails(
+    write_mean_model: Write, mean_golden: Path, plug_fake: Plug
+) -> None:
+    """Exact misses every image by 0.1; executed by twice that on one image in twelve, or by a fifth more on all."""
+
+    def answer(session: Session, inputs: np.ndarray, errors: np.ndarray) -> list[np.ndarray]:
+        outputs = answer_mean(session, inputs)[0]
+        if session.optimization != "none":
+            return [outputs + errors[: len(outputs), np.newaxis]]
+        return [outputs + np.float32(0.1)]
+
+    one, every = np.full(12, 0.1, np.float32), np.full(12, 0.12, np.float32)
+    one[0] = 0.2
+    found = {}
+    for name, errors in (("one", one), ("every", every)):
+        word = plug_fake(
+            name, FakeTarget(answer=lambda session, inputs, errors=errors: answer(session, inputs, errors))
+        )
+        report = verify([write_mean_model("q.onnx", quantized=True)], golden=mean_golden, providers=[word])
+        found[name] = next(check for check in report.checks if check.name == "exact_gap_db")
+    assert found["one"].value == pytest.approx(10 * math.log10(15 / 12), abs=1e-3)
+    assert found["one"].passed is None and found["one"].note.startswith("12 images cannot tell it from rounding")
+    assert found["every"].value == pytest.approx(20 * math.log10(1.2), abs=1e-3)
+    assert (found["every"].passed, found["every"].note) == (False, "")
