@@ -9,6 +9,7 @@ from typing import Any
 _PUBLIC = {
     "ModelCard": "mbdeploy.card",
     "Preprocess": "mbdeploy.card",
+    "audit": "mbdeploy.stages.audit",
     "bench": "mbdeploy.stages.bench",
     "calibrate": "mbdeploy.stages.calibrate",
     "evaluate": "mbdeploy.stages.evaluate",

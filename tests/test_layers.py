@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
     ("pipeline",),
     ("stages",),
-    ("costs",),
+    ("auditing", "costs"),
     ("nets", "rewrites", "quant", "targets", "data"),
     ("golden",),
     ("derive",),
@@ -34,7 +34,7 @@ LAYERS = (
     ("errors",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-STAGES = {"export", "simplify", "quantize", "verify", "bench", "evaluate", "inspect", "report"}
+STAGES = {"audit", "export", "simplify", "quantize", "verify", "bench", "evaluate", "inspect", "report"}
 
 # Outside nets/, the work of the children that run networks.
 WITH_TORCH = {"mbdeploy.stages.export_job", "mbdeploy.stages.inspect_torch"}

@@ -20,6 +20,7 @@ COMMANDS = {
     "simplify": "mbdeploy.cli.simplify",
     "calibrate": "mbdeploy.cli.calibrate",
     "quantize": "mbdeploy.cli.quantize",
+    "audit": "mbdeploy.cli.audit",
     "verify": "mbdeploy.cli.verify",
     "bench": "mbdeploy.cli.bench",
     "evaluate": "mbdeploy.cli.evaluate",

@@ -22,6 +22,7 @@ CALLS = {
     "simplify": ("mbdeploy.stages.simplify:simplify", set()),
     "calibrate": ("mbdeploy.stages.calibrate:calibrate", set()),
     "quantize": ("mbdeploy.stages.quantize:quantize", set()),
+    "audit": ("mbdeploy.stages.audit:audit", set()),
     "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", set()),
@@ -30,7 +31,7 @@ NOT_TYPED = {"on_progress", "limits"}
 #: Commands that save the function's result themselves: --output is theirs alone.
 SAVERS = {"verify", "bench", "evaluate"}
 #: Defaults that the help page says in other words than Python does.
-SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset"}
+SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair"}
 
 
 def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:

@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from mbdeploy import artifact, model_file
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.quant.pairsafe import find_clipping
-from mbdeploy.stages.quantize import quantize
 from mbdeploy.stages.material import METHODS
+from mbdeploy.stages.quantize import quantize
 
 
 def run_model(path, images, *, exact=False):

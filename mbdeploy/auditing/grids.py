@@ -1,0 +1,93 @@
+"""Scales and zero points that cannot be right, wherever they stand in a quantized graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mbdeploy.auditing.constants import Tensors
+from mbdeploy.auditing.products import Product
+from mbdeploy.auditing.report import Spot
+
+_INT32 = np.iinfo(np.int32)
+_TINY = float(np.finfo(np.float32).tiny)
+
+
+def find_bad_scales(tensors: Tensors) -> list[Spot]:
+    """Scales that are zero, negative, infinite or NaN; each stored tensor once."""
+    found: dict[str, Spot] = {}
+    for index, _, slot, _ in tensors.walk_grids():
+        name = tensors.operand(index, slot)
+        values = tensors.read(name)
+        if values is None or name in found or values.dtype.kind != "f":
+            continue
+        numbers = values.astype(np.float64)
+        counts = {
+            "not finite": int((~np.isfinite(numbers)).sum()),
+            "zero": int((numbers == 0).sum()),
+            "negative": int((numbers < 0).sum()),
+        }
+        text = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        if text:
+            found[name] = Spot(node=tensors.name(index), text=f"{name}: {text}, of {values.size}")
+    return list(found.values())
+
+
+def find_tiny_scales(tensors: Tensors) -> list[Spot]:
+    """Scales above zero, but below the smallest normal float32; each stored tensor once."""
+    found: dict[str, Spot] = {}
+    for index, _, slot, _ in tensors.walk_grids():
+        name = tensors.operand(index, slot)
+        values = tensors.read(name)
+        if values is None or name in found or values.dtype.kind != "f":
+            continue
+        tiny = int(((values > 0) & (values.astype(np.float64) < _TINY)).sum())
+        if tiny:
+            found[name] = Spot(node=tensors.name(index), text=f"{name}: {tiny} of {values.size}")
+    return list(found.values())
+
+
+def find_bad_zeros(tensors: Tensors) -> list[Spot]:
+    """Zero points of another type than the tensor that they belong to, and int32 ones that are not zero."""
+    found: dict[str, Spot] = {}
+    for index, data, _, slot in tensors.walk_grids():
+        name = tensors.operand(index, slot)
+        if not name or name in found:
+            continue
+        values, own = tensors.read(name), tensors.type_of(name)
+        kind = tensors.type_of(tensors.operand(index, data)) if data >= 0 else own
+        if "?" not in (kind, own) and kind != own:
+            found[name] = Spot(node=tensors.name(index), text=f"{name} is {own}, what it belongs to {kind}")
+        elif own == "s32" and values is not None and values.any():
+            found[name] = Spot(node=tensors.name(index), text=f"{name}: a bias with a zero point")
+    return list(found.values())
+
+
+def find_uneven_zeros(products: Sequence[Product]) -> list[Spot]:
+    """Weights whose channels have different zero points: integer kernels take one for all, or refuse."""
+    return [
+        Spot(node=product.layer.node, text=f"weights with {np.unique(product.zeros).size} different zero points")
+        for product in products
+        if np.unique(product.zeros).size > 1
+    ]
+
+
+def find_overflow(product: Product) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Per channel, whether its sum can leave int32, and whether its bias was cut off at the end of int32."""
+    if product.bias is None:
+        return np.zeros(product.channels, np.bool_), np.zeros(product.channels, np.bool_)
+    low, high = bound_sums(product)
+    cut = (product.bias == _INT32.min) | (product.bias == _INT32.max)
+    return (low < _INT32.min) | (high > _INT32.max), cut
+
+
+def bound_sums(product: Product) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The lowest and the highest sum, bias included, that inputs of 8 bits can give each channel."""
+    view = product.view.astype(np.int64) - product.spread(product.zeros)
+    zero = product.input_zero or 0
+    least, most = (-128 - zero, 127 - zero) if product.kind.startswith("s8") else (-zero, 255 - zero)
+    ends = np.stack([view * least, view * most])
+    bias = np.zeros(product.channels, np.int64) if product.bias is None else product.bias
+    return bias + ends.min(axis=0).sum(axis=(1, 2)), bias + ends.max(axis=0).sum(axis=(1, 2))
