@@ -18,6 +18,13 @@ from mbdeploy.cli import EXIT_INTERRUPTED, program
 from mbdeploy.errors import EXIT_BAD_INPUT
 
 
+#: `python -m mbdeploy.cli`, where Ctrl-C is heard: the children of a shell's background job are told to ignore it.
+LISTENING = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('mbdeploy.cli', run_name='__main__', alter_sys=True)"
+)
+
+
 def list_children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -36,7 +43,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 def test_ctrl_c_leaves_no_child_and_nothing_half_written(tmp_path: Path, tiny_card: Path) -> None:
     output = tmp_path / "out"
     process = subprocess.Popen(
-        [sys.executable, "-m", "mbdeploy.cli", "run", str(tiny_card), "--output", str(output)],
+        [sys.executable, "-c", LISTENING, "run", str(tiny_card), "--output", str(output)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
