@@ -17,7 +17,6 @@ from mbdeploy import artifact
 from mbdeploy.cli import EXIT_INTERRUPTED, program
 from mbdeploy.errors import EXIT_BAD_INPUT
 
-
 #: `python -m mbdeploy.cli`, where Ctrl-C is heard: the children of a shell's background job are told to ignore it.
 LISTENING = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
