@@ -80,6 +80,13 @@ def load_model(path: Path) -> onnx.ModelProto:
     return model
 
 
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of its own with the same content."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
+
+
 def read_signature(model: onnx.ModelProto, where: object = "") -> Signature:
     """The model's image input and its outputs.
 

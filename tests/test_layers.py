@@ -34,7 +34,7 @@ LAYERS = (
     ("errors",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-STAGES = {"audit", "export", "simplify", "quantize", "verify", "bench", "evaluate", "inspect", "report"}
+STAGES = {"audit", "calibrate", "export", "simplify", "quantize", "verify", "bench", "evaluate", "inspect", "report"}
 
 # Outside nets/, the work of the children that run networks.
 WITH_TORCH = {"mbdeploy.stages.export_job", "mbdeploy.stages.inspect_torch"}

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbdeploy.auditing.products import Product
-from mbdeploy.quant.pairsafe import Floats
+from mbdeploy.quant.pairsafe import INT8_MAX, LARGEST_SUM, Floats, find_partners
 from mbdeploy.quant.recipes import scale_pair_safe, settle_scales
 
-_LIMIT = 128
-_LARGEST = 127
+_LARGEST = int(INT8_MAX)
 #: Moving a weight by a step may add this much squared error, in steps: it then rounds the other way.
 _MOST_COST = 1.0
 
@@ -85,6 +84,7 @@ def keep_sums(integers: NDArray[np.int32], target: Floats) -> NDArray[np.int32]:
     """
     channels, inner = len(integers), integers.shape[-1]
     kept = integers.reshape(channels, -1).copy()
+    partners = find_partners(integers.shape[1], inner, paired=True).T
     wanted = target.reshape(channels, -1)
     missing = (wanted - kept).sum(axis=1)
     for channel in np.flatnonzero(np.abs(missing) >= 0.5):
@@ -95,20 +95,15 @@ def keep_sums(integers: NDArray[np.int32], target: Floats) -> NDArray[np.int32]:
             if left == 0 or cost[place] > _MOST_COST:
                 break
             moved = int(kept[channel, place]) + direction
-            if abs(moved) <= _LARGEST and _fits(kept[channel], int(place), moved, inner):
+            if abs(moved) <= _LARGEST and _fits(kept[channel], partners[place], int(place), moved):
                 kept[channel, place] = moved
                 left -= 1
     return np.asarray(kept.reshape(integers.shape))
 
 
-def _fits(row: NDArray[np.int32], place: int, value: int, inner: int) -> bool:
+def _fits(row: NDArray[np.int32], partners: NDArray[np.intp], place: int, value: int) -> bool:
     """Whether a weight of this value goes with its neighbours of both pairings."""
-    start = place // inner * inner
-    partners = {place ^ 1} if (place ^ 1) < len(row) else set()
-    beside = (place - start) ^ 1
-    if beside < inner:
-        partners.add(start + beside)
-    return all(abs(value + int(row[partner])) <= _LIMIT for partner in partners)
+    return all(abs(value + int(row[partner])) <= LARGEST_SUM for partner in partners if partner != place)
 
 
 def _fit_one(rounded: Floats, target: Floats) -> Floats:
@@ -116,10 +111,10 @@ def _fit_one(rounded: Floats, target: Floats) -> Floats:
     if odd:
         rounded, target = (np.pad(values, ((0, 0), (0, 0), (0, 1))) for values in (rounded, target))
     first, second = rounded[..., 0::2], rounded[..., 1::2]
-    over = np.abs(first + second) > _LIMIT
+    over = np.abs(first + second) > LARGEST_SUM
     apart = np.abs(target[..., 0::2]) - np.abs(target[..., 1::2])
-    share = np.clip(np.rint((_LIMIT + apart) / 2), _LIMIT - np.abs(second), np.abs(first))
+    share = np.clip(np.rint((LARGEST_SUM + apart) / 2), LARGEST_SUM - np.abs(second), np.abs(first))
     fitted = rounded.copy()
     fitted[..., 0::2] = np.where(over, np.sign(first) * share, first)
-    fitted[..., 1::2] = np.where(over, np.sign(second) * (_LIMIT - share), second)
+    fitted[..., 1::2] = np.where(over, np.sign(second) * (LARGEST_SUM - share), second)
     return np.asarray(fitted[..., :-1] if odd else fitted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mbdeploy.auditing.constants import Tensors
 from mbdeploy.auditing.products import Product
 from mbdeploy.auditing.report import Spot
+from mbdeploy.quant.pairsafe import Floats
 
 _INT32 = np.iinfo(np.int32)
 _TINY = float(np.finfo(np.float32).tiny)
@@ -17,13 +18,8 @@ _TINY = float(np.finfo(np.float32).tiny)
 
 def find_bad_scales(tensors: Tensors) -> list[Spot]:
     """Scales that are zero, negative, infinite or NaN; each stored tensor once."""
-    found: dict[str, Spot] = {}
-    for index, _, slot, _ in tensors.walk_grids():
-        name = tensors.operand(index, slot)
-        values = tensors.read(name)
-        if values is None or name in found or values.dtype.kind != "f":
-            continue
-        numbers = values.astype(np.float64)
+    found = []
+    for node, name, numbers in _walk_scales(tensors):
         counts = {
             "not finite": int((~np.isfinite(numbers)).sum()),
             "zero": int((numbers == 0).sum()),
@@ -31,22 +27,18 @@ def find_bad_scales(tensors: Tensors) -> list[Spot]:
         }
         text = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         if text:
-            found[name] = Spot(node=tensors.name(index), text=f"{name}: {text}, of {values.size}")
-    return list(found.values())
+            found.append(Spot(node=node, text=f"{name}: {text}, of {numbers.size}"))
+    return found
 
 
 def find_tiny_scales(tensors: Tensors) -> list[Spot]:
     """Scales above zero, but below the smallest normal float32; each stored tensor once."""
-    found: dict[str, Spot] = {}
-    for index, _, slot, _ in tensors.walk_grids():
-        name = tensors.operand(index, slot)
-        values = tensors.read(name)
-        if values is None or name in found or values.dtype.kind != "f":
-            continue
-        tiny = int(((values > 0) & (values.astype(np.float64) < _TINY)).sum())
+    found = []
+    for node, name, numbers in _walk_scales(tensors):
+        tiny = int(((numbers > 0) & (numbers < _TINY)).sum())
         if tiny:
-            found[name] = Spot(node=tensors.name(index), text=f"{name}: {tiny} of {values.size}")
-    return list(found.values())
+            found.append(Spot(node=node, text=f"{name}: {tiny} of {numbers.size}"))
+    return found
 
 
 def find_bad_zeros(tensors: Tensors) -> list[Spot]:
@@ -91,3 +83,14 @@ def bound_sums(product: Product) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     ends = np.stack([view * least, view * most])
     bias = np.zeros(product.channels, np.int64) if product.bias is None else product.bias
     return bias + ends.min(axis=0).sum(axis=(1, 2)), bias + ends.max(axis=0).sum(axis=(1, 2))
+
+
+def _walk_scales(tensors: Tensors) -> Iterator[tuple[str, str, Floats]]:
+    """Each stored scale once: the first node that reads it, its name and its numbers."""
+    seen = set()
+    for index, _, slot, _ in tensors.walk_grids():
+        name = tensors.operand(index, slot)
+        values = tensors.read(name)
+        if values is not None and name not in seen and values.dtype.kind == "f":
+            seen.add(name)
+            yield tensors.name(index), name, values.astype(np.float64)

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from mbdeploy.auditing.choosing import Choice
 from mbdeploy.auditing.products import Product
+from mbdeploy.model_file import copy_model
 from mbdeploy.quant.layers import restore_order
 
 _INT32 = np.iinfo(np.int32)
@@ -39,8 +40,7 @@ class Rewriter:
     """A copy of a model into which choices are put one after the other."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = copy_model(model)
         self._graph = self.model.graph
         # Nodes that are added go behind all others first, so that numbers of nodes stay true; ``finish`` sorts.
         self._before: dict[int, list[onnx.NodeProto]] = {}

@@ -32,9 +32,10 @@ def judge_images(seen: Seen, method: str) -> Adequacy:
     final = _find_scales(whole, method)
     curve: list[CurvePoint] = []
     for count in (1, 2, 4, GROUPS):
-        part = merge_groups(seen, range(count))
+        part = whole if count == GROUPS else merge_groups(seen, range(count))
         if part.images and (not curve or part.images > curve[-1].images):
-            moved = {name: abs(scale / final[name] - 1) for name, scale in _find_scales(part, method).items()}
+            scales = final if part is whole else _find_scales(part, method)
+            moved = {name: abs(scale / final[name] - 1) for name, scale in scales.items()}
             worst = max(moved, key=lambda name: moved[name])
             curve.append(
                 CurvePoint(

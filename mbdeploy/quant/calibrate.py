@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from mbdeploy.errors import DataError, ModelError
+from mbdeploy.model_file import copy_model
 from mbdeploy.quant.bias import MeanObserver
 from mbdeploy.quant.observers import HistogramObserver, RangeObserver
 from mbdeploy.quant.pairsafe import Floats
@@ -126,8 +127,7 @@ def _add_outputs(
     First the tensors themselves (``whole``), or the minimum and the maximum of each; then the mean of each
     channel of each layer input.
     """
-    observed = onnx.ModelProto()
-    observed.CopyFrom(model)
+    observed = copy_model(model)
     del observed.graph.output[:]
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim)

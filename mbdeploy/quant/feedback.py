@@ -12,11 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mbdeploy.quant.pairsafe import Floats
+from mbdeploy.quant.pairsafe import INT8_MAX, LARGEST_SUM, Floats
 
 _BLOCK = 64
-_LARGEST = 127
-_SUM = 128  # of a same-signed pair: 255 * 128 fits in int16
 
 
 class Rounded(NamedTuple):
@@ -53,30 +51,14 @@ def round_with_feedback(weights: Floats, covariance: Floats, scales: Floats, par
     return Rounded(integers.astype(np.int32), scales, error)
 
 
-def find_partners(positions: int, channels: int, *, paired: bool) -> NDArray[np.intp]:
-    """The neighbours of each term in both pairings in use (see ``pairsafe``): shape (2, positions * channels).
-
-    A term without a neighbour is its own; so is every one if kernels do not add in pairs (``paired``).
-    """
-    terms = np.arange(positions * channels)
-    if not paired:
-        return np.stack([terms, terms])
-    flat = terms ^ 1
-    within = terms % channels
-    padded = terms - within + (within ^ 1)
-    flat = np.where(flat < len(terms), flat, terms)
-    padded = np.where((within ^ 1) < channels, padded, terms)
-    return np.stack([flat, padded])
-
-
 def _find_bounds(integers: Floats, partners: NDArray[np.intp], term: int) -> tuple[Floats, Floats]:
     """What a term may be, given the partners that were rounded before it."""
-    low = np.full(integers.shape[:-1], -float(_LARGEST))
+    low = np.full(integers.shape[:-1], -INT8_MAX)
     high = -low
     for partner in {int(other) for other in partners[:, term] if other < term}:
         value = integers[..., partner]
-        high = np.minimum(high, _SUM - np.maximum(value, 0))
-        low = np.maximum(low, -_SUM - np.minimum(value, 0))
+        high = np.minimum(high, LARGEST_SUM - np.maximum(value, 0))
+        low = np.maximum(low, -LARGEST_SUM - np.minimum(value, 0))
     return low, high
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mbdeploy.model_file import copy_model
 from mbdeploy.quant.frontier import Frontier
 from mbdeploy.quant.gram import Gram, Moments, choose_unit, fix_targets, hold_bias
 from mbdeploy.quant.layers import Layer, view_reduction
@@ -70,8 +71,7 @@ def sample_outputs(
 
     Answers with the shapes filled in, and the key of each image.
     """
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = copy_model(model)
     del watched.graph.output[:]
     watched.graph.output.extend(onnx.ValueInfoProto(name=place.layer.output) for place in places)
     session = open_session(watched, threads)

@@ -15,9 +15,10 @@ Array = NDArray[np.float32]
 Floats = NDArray[np.float64]
 
 INT8_MAX = 127.0
-#: Half a step below the limit of 128: rounding moves a pair's sum by at most one.
+#: What a same-signed pair of stored weights may come to.
+LARGEST_SUM = 128
+#: Half a step below that: rounding moves a pair's sum by at most one.
 PAIR_LIMIT = 127.5
-_SATURATES_ABOVE = 128
 
 
 def plain_scales(view: Array) -> Floats:
@@ -66,7 +67,23 @@ def find_clipping(integers: NDArray[np.integer]) -> NDArray[np.bool_]:
     """
     flat = _largest_sum(integers.reshape(len(integers), 1, -1))
     largest = np.maximum(flat, _largest_sum(integers)) if integers.shape[-1] % 2 else flat
-    return np.asarray(largest > _SATURATES_ABOVE)
+    return np.asarray(largest > LARGEST_SUM)
+
+
+def find_partners(positions: int, channels: int, *, paired: bool) -> NDArray[np.intp]:
+    """The neighbours of each term in both pairings in use (see ``pair_safe_scales``): shape (2, positions * channels).
+
+    A term without a neighbour is its own; so is every one if kernels do not add in pairs (``paired``).
+    """
+    terms = np.arange(positions * channels)
+    if not paired:
+        return np.stack([terms, terms])
+    flat = terms ^ 1
+    within = terms % channels
+    padded = terms - within + (within ^ 1)
+    flat = np.where(flat < len(terms), flat, terms)
+    padded = np.where((within ^ 1) < channels, padded, terms)
+    return np.stack([flat, padded])
 
 
 def _largest_sum(integers: NDArray[np.integer]) -> NDArray[np.int16]:

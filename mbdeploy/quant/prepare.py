@@ -10,6 +10,8 @@ import onnx
 import onnx.shape_inference
 from onnx import numpy_helper
 
+from mbdeploy.model_file import copy_model
+
 
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that the quantizer can work on: named nodes, constants as initializers, no shared weight or bias.
@@ -17,8 +19,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases;
     one without a bias gets zeros, which bias correction can move.
     """
-    prepared = onnx.ModelProto()
-    prepared.CopyFrom(model)
+    prepared = copy_model(model)
     graph = prepared.graph
     constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
     for node in constants:

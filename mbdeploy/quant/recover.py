@@ -16,12 +16,12 @@ import onnx
 from numpy.typing import NDArray
 
 from mbdeploy.isolate import Progress
-from mbdeploy.quant.feedback import Rounded, find_partners, round_with_feedback
+from mbdeploy.quant.feedback import Rounded, round_with_feedback
 from mbdeploy.quant.frontier import Frontier
 from mbdeploy.quant.gram import Moments, measure_error
 from mbdeploy.quant.layers import Layer, read_weight, restore_order, view_reduction
 from mbdeploy.quant.observing import Observed, observe_layer, place_samples, sample_outputs
-from mbdeploy.quant.pairsafe import Floats
+from mbdeploy.quant.pairsafe import Floats, find_partners
 from mbdeploy.quant.qdq import Plan
 from mbdeploy.quant.ranges import ActivationScale
 from mbdeploy.quant.recipes import WeightScales, scale_plainly, settle_scales

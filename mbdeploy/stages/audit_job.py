@@ -98,8 +98,7 @@ def _watch_inputs(
 
     watched = [product for product in suspects if product.input in reading.tensors.producers]
     names = list(dict.fromkeys(product.input for product in watched))
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = model_file.copy_model(model)
     known = {value.name for value in copy.graph.output}
     for product in watched:
         if product.input not in known:
@@ -162,8 +161,7 @@ def _load(
     model: onnx.ModelProto, reading: Reading, scratch: Path, images: NDArray[np.float32] | None, threads: int
 ) -> tuple[Fused | None, str]:
     """The optimised graph, or what ONNX Runtime says against the file."""
-    named = onnx.ModelProto()
-    named.CopyFrom(model)
+    named = model_file.copy_model(model)
     name_nodes(named, reading.tensors)
     path = scratch / "named.onnx"
     model_file.save_model(named, path)

@@ -56,7 +56,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     if {"refit", "feedback"} & set(techniques):
         recovered = recover(
             prepared,
-            qdq.place_qdq(qdq.Plan(_copy(prepared)), recipe, activations, weights),
+            qdq.place_qdq(qdq.Plan(model_file.copy_model(prepared)), recipe, activations, weights),
             nodes,
             activations,
             recipe.weight_scales,
@@ -102,12 +102,6 @@ def _open_images(request: dict[str, Any], *, needed: bool) -> data.Dataset | Non
             todo="give --calibration too, or --fast",
         )
     return data.open_dataset(request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"])
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def _scale_activations(

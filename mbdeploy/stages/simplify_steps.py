@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from mbdeploy.errors import DataError, ModelError
 from mbdeploy.golden import find_degenerate, read_golden
 from mbdeploy.isolate import Progress
-from mbdeploy.model_file import Signature, read_metadata, read_signature, save_model, write_metadata
+from mbdeploy.model_file import Signature, copy_model, read_metadata, read_signature, save_model, write_metadata
 from mbdeploy.rewrites import rewrite_model
 from mbdeploy.rewrites.batch import fix_batch, free_batch
 
@@ -71,9 +71,7 @@ def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, 
 
 def _rewrite(source: onnx.ModelProto, candidates: list[str], names: list[str]) -> tuple[onnx.ModelProto, list[Any]]:
     if not candidates and not names:
-        kept = onnx.ModelProto()
-        kept.CopyFrom(source)
-        return kept, []
+        return copy_model(source), []
     original = ir.from_proto(source)
     made = [ir.from_proto(onnx.load(path)) for path in candidates] or [ir.from_proto(source)]
     model = free_batch(made[0], made[1], original) if len(made) == 2 else made[0]

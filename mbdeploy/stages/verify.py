@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from mbdeploy import artifact
@@ -152,7 +151,7 @@ def _run(
 class _Cell(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """One output of one subject on one provider: as executed, exact, and the one against the other.
 
-    ``noises`` are the squared errors of either, image by image; None where outputs cannot be compared.
+    ``expected`` are the reference's outputs, ``index`` is the place of this one among the model's.
     ``borrowed`` says that the exact outputs were computed on this machine's CPU and not by the provider.
     """
 
@@ -160,12 +159,13 @@ class _Cell(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     provider: str
     output: str
     name: str
+    index: int
+    expected: NDArray[Any]
     ran: Ran
     ideal: Ran
     executed: Metrics
     exact: Metrics
     saturation: Metrics
-    noises: tuple[NDArray[np.float64], NDArray[np.float64]] | None
     borrowed: bool
 
 
@@ -175,19 +175,18 @@ def _compare(
     expected, executed, exact = against.outputs[index], ran.outputs[index], ideal.outputs[index]
     scale = subject.output_scales[index]
     output = ran.output_names[index]
-    metrics = [compare_outputs(expected, found, scale) for found in (executed, exact)]
-    comparable = not any(found.degenerate for found in metrics)
     return _Cell(
         subject=subject,
         provider=provider,
         output=output,
         name=f"{subject.ref.name} on {provider}" + (f", output {output}" if len(against.outputs) > 1 else ""),
+        index=index,
+        expected=expected,
         ran=ran,
         ideal=ideal,
-        executed=metrics[0],
-        exact=metrics[1],
+        executed=compare_outputs(expected, executed, scale),
+        exact=compare_outputs(expected, exact, scale),
         saturation=compare_outputs(exact, executed, scale),
-        noises=(sum_errors(expected, executed), sum_errors(expected, exact)) if comparable else None,
         borrowed=borrowed,
     )
 
@@ -202,8 +201,8 @@ def _judge_gap(cell: _Cell, bound: float) -> Check:
     above, below = cell.exact.sqnr_db, cell.executed.sqnr_db
     gate = check("exact_gap_db", cell.name, 0.0 if above == below else above - below, bound, "<=")
     notes = ["exact on this machine's CPU"] if cell.borrowed else []
-    if not gate.passed and cell.noises is not None and gate.value < _NEVER_ROUNDING_DB:
-        executed, exact = cell.noises
+    if not gate.passed and gate.value < _NEVER_ROUNDING_DB:  # so it is a number, and the outputs can be compared
+        executed, exact = (sum_errors(cell.expected, ran.outputs[cell.index]) for ran in (cell.ran, cell.ideal))
         if estimate_ratio_of_sums(executed, exact).low <= 1:
             gate = msgspec.structs.replace(gate, passed=None)
             notes.append(f"{len(exact)} images cannot tell it from rounding; give more with --num-samples")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mbdeploy.quant.feedback import find_partners, round_with_feedback
-from mbdeploy.quant.pairsafe import find_clipping
+from mbdeploy.quant.feedback import round_with_feedback
+from mbdeploy.quant.pairsafe import find_clipping, find_partners
 
 
 def draw_covariance(rng, groups, terms, *, common=1.0):
