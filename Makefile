@@ -6,7 +6,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-all check lint types docs clean
+.PHONY: help demo test test-quick test-all check lint types arm docs clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ lint: $(VENV)/.dev  ## ruff: rules and formatting
 
 types: $(VENV)/.dev  ## mypy, strict (see pyproject.toml)
 	$(BIN)/mypy
+
+arm: $(VENV)/.dev  ## build the emulated ARM that tests and --provider arm use, in the cache
+	$(BIN)/mbdeploy targets setup qemu --cpu cortex-a53 --cpu cortex-a76
 
 docs: $(VENV)/.dev  ## write the generated pages again: docs/cli.md, docs/cards.md
 	$(BIN)/python docs/generate.py

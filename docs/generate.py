@@ -28,8 +28,8 @@ def write_cli() -> str:
         "",
         *_show_help([]),
     ]
-    for name in COMMANDS:
-        lines += [f"## mbdeploy {name}", "", *_show_help([name])]
+    for path in _list_paths():
+        lines += [f"## mbdeploy {' '.join(path)}", "", *_show_help(path)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -56,6 +56,16 @@ def write_cards() -> str:
 
 
 PAGES = {"cli.md": write_cli, "cards.md": write_cards}
+
+
+def _list_paths() -> list[list[str]]:
+    """Every command as its words; a group is followed by its own commands."""
+    paths = []
+    for name in COMMANDS:
+        paths.append([name])
+        command = program.get_command(click.Context(program), name)
+        paths += [[name, inner] for inner in command.commands] if isinstance(command, click.Group) else []
+    return paths
 
 
 def _show_help(path: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ _PUBLIC = {
     "load_card": "mbdeploy.card",
     "open_dataset": "mbdeploy.data",
     "quantize": "mbdeploy.stages.quantize",
+    "quantize_within": "mbdeploy.tradeoff",
     "report": "mbdeploy.stages.report",
     "run": "mbdeploy.pipeline",
     "simplify": "mbdeploy.stages.simplify",

@@ -164,6 +164,13 @@ def write_sidecar(path: Path, provenance: Provenance, record: Any) -> Sidecar:
     return sidecar
 
 
+def move_made(made: Path, final: Path) -> None:
+    """Give a file that was made in a lent folder, under its own name, and its sidecar their final place."""
+    made.replace(final)
+    sidecar_path(made).replace(sidecar_path(final))
+    _sync_folder(final.parent)
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
     """Hold ``folder`` for this process alone, and clear away what a killed one left half-written.

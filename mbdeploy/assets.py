@@ -1,4 +1,4 @@
-"""Where models/ and calibration/ are: $MBDEPLOY_PATH first, then this checkout or the installed wheel."""
+"""Where models/ and calibration/ are ($MBDEPLOY_PATH, this checkout or the installed wheel), and where the cache is."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def find_asset(folder: str, name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def cache_root() -> Path:
+    """The folder for what can be made again: ``mbdeploy`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))  # (a relative one is to be ignored, says its specification)
+    return (given if given.is_absolute() else Path.home() / ".cache") / "mbdeploy"
 
 
 def list_assets(folder: str, suffix: str) -> list[Path]:

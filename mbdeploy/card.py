@@ -76,12 +76,16 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The quantization this card asks for; the command line's options override it."""
+    """The quantization this card asks for; the command line's options override it.
+
+    ``keep_float`` names nodes, or patterns of names, that stay in float.
+    """
 
     recipe: str = "accurate"
     calibration: str = "photos"
     calibration_method: Literal["minmax", "percentile", "entropy", "mse"] | None = None
     num_calibration_samples: int = 128
+    keep_float: tuple[str, ...] = ()
 
 
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

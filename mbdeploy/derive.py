@@ -48,16 +48,17 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def choose_clock(run: BenchRun) -> Clock:
-    """CPU time for one thread, which neighbours disturb least; wall clock for several, which share the work."""
-    return "cpu" if run.threads == 1 else "wall"
+    """CPU time for one thread, which neighbours disturb least; wall clock where threads or a device share the work."""
+    on_host = all(series.session.get("device", "cpu") == "cpu" for series in run.series)
+    return "cpu" if run.threads == 1 and on_host else "wall"
 
 
-def read_times(series: Series, clock: Clock) -> tuple[int, ...]:
-    """The series' samples by that clock, in ns."""
-    return series.cpu_ns if clock == "cpu" else series.wall_ns
+def read_times(series: Series, clock: Clock | Literal["copy"]) -> tuple[int, ...]:
+    """The series' samples by that clock, in ns; "copy" are the copies to a device and back, by the wall clock."""
+    return {"cpu": series.cpu_ns, "wall": series.wall_ns, "copy": series.copy_ns}[clock]
 
 
-def summarise_latency(series: Series, batch_size: int, clock: Clock = "wall") -> Latency:
+def summarise_latency(series: Series, batch_size: int, clock: Clock | Literal["copy"] = "wall") -> Latency:
     """Median, p90, p95 and p99 of one series, and its throughput at the median."""
     times = read_times(series, clock)
     p50, p90, p95, p99 = (estimate_percentile(times, percentile) for percentile in (50, 90, 95, 99))

@@ -71,15 +71,26 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+class PlacedNode(msgspec.Struct, frozen=True, array_like=True):
+    """One node of the optimised graph as it was run: ``type`` is that of its first input, such as uint8 or float32."""
+
+    name: str
+    operator: str
+    provider: str
+    type: str
+
+
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """How many nodes of the session's optimised graph each execution provider ran, and which operators are in it.
 
-    ``elsewhere`` lists, as "operator name", the nodes that ran on another provider than the one asked for.
+    ``elsewhere`` lists, as "operator name", the nodes that ran on another provider than the one asked for;
+    ``ran`` is every node, in the order of execution.
     """
 
     nodes: dict[str, int]
     operators: dict[str, int]
     elsewhere: tuple[str, ...] = ()
+    ran: tuple[PlacedNode, ...] = ()
 
 
 class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +127,8 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     the same BenchRun belongs to the same pair. ``load_ns`` is session creation (the file is in the page
     cache by then), ``first_ns`` the first inference, ``peak_bytes`` the peak resident memory of a fresh
     process that ran only this model, with ``base_bytes`` of it there before the model was loaded and
-    ``loaded_bytes`` before it was run.
+    ``loaded_bytes`` before it was run. ``copy_ns`` is what copies to a device and back took, apart from the
+    inference; empty where there are none. ``kind`` is fp32, simplified or int8, as :mod:`mbdeploy.stages.subject` says.
     """
 
     model: ModelRef
@@ -131,13 +143,16 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
     loaded_bytes: int
     placement: Placement
     session: dict[str, Any]
+    copy_ns: tuple[int, ...] = ()
+    kind: str = "fp32"
 
 
 class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """One interleaved run: series 0 is the baseline, ``control`` the baseline again (A/A).
 
     ``tolerance`` and ``seed`` are what verdicts over this run are to be derived with; ``warmup`` is None for
-    until steady; ``inputs`` says which images were rotated.
+    until steady; ``inputs`` says which images were rotated. ``require_placement`` are the rules that placements are
+    to be judged by.
     """
 
     provider: str
@@ -151,6 +166,7 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     series: tuple[Series, ...]
     control: Series
     host: Host
+    require_placement: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -291,7 +307,8 @@ class CalibrateRecord(msgspec.Struct, frozen=True, kw_only=True):
 class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why.
 
-    ``ranges`` names the file that the activation ranges came from, if it was not the images.
+    ``ranges`` names the file that the activation ranges came from, if it was not the images. ``widened`` are the
+    layers that got channels of zeros to read, with their channels before and after (``quant/widen.py``).
     """
 
     recipe: str
@@ -306,6 +323,7 @@ class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     cpu_s: float
     peak_bytes: int
     ranges: str = ""
+    widened: dict[str, tuple[int, int]] = {}
 
 
 def encode_result(value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -45,6 +46,13 @@ def photo_folder(tmp_path: Path) -> Path:
 def make_photos() -> Callable[..., None]:
     """Write ``count`` smooth synthetic images into a folder: see ``write_photos``."""
     return write_photos
+
+
+@pytest.fixture
+def real_openvino() -> None:
+    """Skip where OpenVINO is not installed."""
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("needs OpenVINO: pip install 'mbdeploy[openvino]'")
 
 
 def build_conv_model(

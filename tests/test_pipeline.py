@@ -49,6 +49,20 @@ def test_another_recipe_redoes_what_depends_on_it(finished):
 
 
 @pytest.mark.slow
+def test_a_run_that_may_fall_back_measures_again_and_labels_what_it_measured(finished):
+    import json
+
+    folder, _ = finished
+    fresh = again(folder, providers=["NoSuchExecutionProvider"], allow_fallback=True)
+    assert fresh == {name: name in ("export", "simplify", "quantize") for name in STAGES}
+    label = "NoSuchExecutionProvider (fell back to cpu)"
+    assert {row["provider"] for row in json.loads((folder / "results/parity.json").read_text())["rows"]} == {label}
+    assert {run["provider"] for run in json.loads((folder / "results/bench.json").read_text())} == {label}
+    assert label in (folder / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert not again(folder)["verify"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["golden.npz", "simplified.onnx"])
 def test_a_damaged_or_missing_file_is_made_again(finished, name):
     folder, _ = finished

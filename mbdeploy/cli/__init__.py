@@ -29,6 +29,7 @@ COMMANDS = {
     "list": "mbdeploy.cli.list_cards",  # a module called list would hide the builtin here
     "show": "mbdeploy.cli.show",
     "doctor": "mbdeploy.cli.doctor",
+    "targets": "mbdeploy.cli.targets",
     "demo": "mbdeploy.cli.demo",
 }
 EXIT_INTERRUPTED = 130

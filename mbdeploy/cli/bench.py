@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from mbdeploy.cli import options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
+from mbdeploy.errors import EXIT_OK, UsageError
 from mbdeploy.results import SCHEMA_VERSION
 
 
@@ -18,6 +20,8 @@ from mbdeploy.results import SCHEMA_VERSION
 @options.result_file
 @options.providers
 @options.sessions
+@options.allow_fallback
+@options.require_placement
 @options.threads
 @click.option("--batch-size", type=click.IntRange(1, 65536), show_default="1", help="Images an inference.")
 @options.warmup
@@ -34,10 +38,18 @@ from mbdeploy.results import SCHEMA_VERSION
 )
 @options.preprocess
 @options.seed
+@click.option(
+    "--instructions",
+    is_flag=True,
+    default=None,
+    help="Count instructions on an emulated CPU (--provider arm, or cpu@qemu:CPU) in place of time.",
+)
 @options.table_format
 @options.words
 @click.pass_obj
-def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> int:
+def command(
+    screen: Screen, /, models: tuple[str, ...], output: Path | None, instructions: bool | None, **keywords: Any
+) -> int:
     """Time ONNX files against the first of them.
 
     They take turns on the same inputs, with an A/A control; load time, first
@@ -49,6 +61,8 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     from mbdeploy.stages.facts import derive_latency
 
     paths = places.find_models(models, ("simplified.onnx", "int8.onnx"))
+    if instructions:
+        return _count(screen, paths, output, options.keep_given(keywords))
     with screen.progress() as on_progress:
         runs = bench(paths, on_progress=on_progress, **options.keep_given(keywords))
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}
@@ -58,3 +72,20 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     tables = [table for fact in facts for table in figures.tabulate_latency(fact)]
     screen.show([*tables, *figures.tabulate_checks(checks)], result)
     return judge_checks(checks)
+
+
+def _count(screen: Screen, paths: Sequence[Path], output: Path | None, given: dict[str, Any]) -> int:
+    from mbdeploy.stages.instructions import count, tabulate_instructions
+
+    idle = set(given) - {"providers", "batch_size", "seed", "provider_options", "session_config"}
+    if idle:
+        word = min(idle).replace("_", "-")
+        raise UsageError(
+            where="--instructions", expected="options that a count has", found=f"--{word}", todo="leave it out"
+        )
+    with screen.progress() as on_progress:
+        runs = count(paths, on_progress=on_progress, **given)
+    result = {"schema_version": SCHEMA_VERSION, "runs": runs}
+    screen.save(output, result)
+    screen.show(tabulate_instructions(runs), result)
+    return EXIT_OK

@@ -24,6 +24,7 @@ from mbdeploy.cli.screen import Screen
 )
 @options.provider
 @options.sessions
+@options.allow_fallback
 @options.preprocess
 @options.threads
 @options.seed

@@ -10,6 +10,7 @@ from mbdeploy.artifact import read_tools
 from mbdeploy.results import SCHEMA_VERSION, Host
 from mbdeploy.stages.tables import Table
 from mbdeploy.targets import PROVIDERS, Answer
+from mbdeploy.targets.providers import find_conflict
 
 #: What an instruction set does to u8 x s8 products; the first row whose set the CPU has is what ONNX Runtime uses.
 _INT8 = (
@@ -68,12 +69,22 @@ def tabulate_machine(answer: Answer) -> list[Table]:
         ("cgroup quota", quota),
         ("memory", f"{host.memory_bytes / 1e9:.1f} GB"),
     )
-    providers = tuple((name, why or "available") for name, why in _list_providers(answer).items())
+    providers = tuple(
+        (name, why or "available", PROVIDERS[name].recipe or "float") for name, why in _list_providers(answer).items()
+    )
+    conflict = find_conflict(host.versions)
+    notes = ("INT8: the recipe that suits it; float: Q/DQ runs in float there, so use the float file.",)
     versions = tuple({**read_tools(*_CORE), **host.versions}.items())
     extras = tuple((name, _name_extra(name)) for name in EXTRAS)
     return [
         Table(title="Machine", columns=("", ""), rows=machine, left=(0, 1)),
-        Table(title="Providers", columns=("", ""), rows=providers, left=(0, 1)),
+        Table(
+            title="Providers",
+            columns=("", "", "INT8"),
+            rows=providers,
+            notes=(*notes, "; ".join(conflict)) if conflict else notes,
+            left=(0, 1, 2),
+        ),
         Table(title="Versions", columns=("", ""), rows=versions, left=(0, 1)),
         Table(title="Extras", columns=("", ""), rows=extras, left=(0, 1)),
     ]
@@ -86,7 +97,10 @@ def describe_machine(answer: Answer) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "host": msgspec.to_builtins(answer.host),
         "int8": {"verdict": verdict, "meaning": meaning, "advice": _ADVICE[verdict]},
-        "providers": {name: {"available": not why, "why": why} for name, why in _list_providers(answer).items()},
+        "providers": {
+            name: {"available": not why, "why": why, **msgspec.to_builtins(PROVIDERS[name])}
+            for name, why in _list_providers(answer).items()
+        },
         "versions": read_tools(*_CORE),
         "extras": {name: read_tools(*packages) for name, packages in EXTRAS.items()},
     }

@@ -85,14 +85,14 @@ providers = click.option(
     metavar="NAME",
     multiple=True,
     show_default="cpu",
-    help="Where to run: cpu, cuda, … or a full …ExecutionProvider. Repeatable.",
+    help="Where to run: cpu, openvino, cuda, … or a full …ExecutionProvider. Repeatable.",
 )
 provider = click.option(
     "--provider",
     "provider",
     metavar="NAME",
     show_default="cpu",
-    help="Where to run: cpu, cuda, … or a full …ExecutionProvider.",
+    help="Where to run: cpu, openvino, cuda, … or a full …ExecutionProvider.",
 )
 sessions = take_options(
     click.option(
@@ -101,7 +101,7 @@ sessions = take_options(
         metavar="K=V",
         multiple=True,
         callback=_read_pairs,
-        help="An option of the execution provider. Repeatable.",
+        help="An option of the execution provider, or a property of OpenVINO. Repeatable.",
     ),
     click.option(
         "--session-config",
@@ -111,6 +111,18 @@ sessions = take_options(
         callback=_read_pairs,
         help="A session configuration entry of ONNX Runtime. Repeatable.",
     ),
+)
+allow_fallback = click.option(
+    "--allow-fallback",
+    is_flag=True,
+    default=None,
+    help="Where a provider is not here, run on the CPU and label it, instead of exit code 3.",
+)
+require_placement = click.option(
+    "--require-placement",
+    metavar="RULE",
+    multiple=True,
+    help="A gate on where nodes ran: 'cuda>=95%', 'no float Conv', 'no Q/DQ left between convolutions'. Repeatable.",
 )
 threads = click.option("--threads", type=click.IntRange(1, 4096), show_default="1", help="Intra-op threads.")
 preprocess = click.option(
@@ -181,8 +193,33 @@ quantizing = take_options(
         type=click.Choice(["refit", "feedback", "bias"]),
         help="Leave out a technique of the recipe.",
     ),
+    click.option(
+        "--keep-float",
+        multiple=True,
+        metavar="NODE",
+        help="A node that stays in float, or a pattern such as 'features.0.*'. Repeatable.",
+    ),
     calibrating,
     recipe_method,
+)
+#: What a mix of INT8 and float must reach, and what only matters for the search for it.
+GOALS = frozenset({"max_drop", "min_sqnr", "target_ratio"})
+SEARCHING = frozenset({"search_data", "num_search_samples", "provider"})
+goals = take_options(
+    click.option("--max-drop", type=click.FloatRange(0), metavar="POINTS", help="Top-1 that may be lost, at most."),
+    click.option("--min-sqnr", type=click.FloatRange(0), metavar="DB", help="SQNR of the outputs, at least."),
+    click.option(
+        "--target-ratio", type=click.FloatRange(0), metavar="SHARE", help="Time over optimised FP32's, at most."
+    ),
+    click.option(
+        "--search-data",
+        metavar="DATA",
+        help="Images to judge by; labelled ones for --max-drop.  [default: the calibration's, but for those used]",
+    ),
+    click.option(
+        "--num-search-samples", type=click.IntRange(1, 10_000_000), show_default="128", help="How many of them."
+    ),
+    provider,
 )
 warmup = click.option("--warmup", type=click.IntRange(0, 1_000_000), help="Untimed runs.  [default: until steady]")
 min_duration = click.option(

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from mbdeploy.cli import options, places
+from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
+from mbdeploy.errors import EXIT_GATE_FAILED
 
 
 @click.command("quantize")
@@ -21,28 +23,45 @@ from mbdeploy.cli.screen import Screen
     metavar="FILE",
     help="Activation ranges from `mbdeploy calibrate`, or ONNX Runtime's calibration cache.",
 )
+@options.goals
 @options.preprocess
 @options.threads
 @options.seed
 @options.table_format
 @options.words
 @click.pass_obj
-def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any) -> None:
+def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any) -> int | None:
     """Quantize a float ONNX file to INT8 with calibration images.
 
     The result holds Q/DQ pairs and runs wherever ONNX Runtime does. A card brings
     its own recipe and calibration images; for a file, say which images with
     --calibration.
+
+    With --max-drop, --min-sqnr or --target-ratio, layers that do not deserve INT8
+    stay in float: what each of them costs in accuracy and time is measured here, and
+    the best mix that reaches the goals is written; where none does, no file is, and
+    the exit code is 1. NAME.mix.json and NAME.mix.html hold all that was measured.
     """
-    from mbdeploy.stages import sections
+    from mbdeploy.stages import mix_tables, sections
     from mbdeploy.stages.quantize import quantize
+    from mbdeploy.tradeoff import name_report, quantize_within
 
     path = places.find_model(model, "simplified.onnx")
     output = output or places.name_output(path, "int8")
     given = {**places.read_quantization(model), **options.keep_given(keywords)}
     if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
+    if not given.keys() & options.GOALS:
+        if useless := given.keys() & options.SEARCHING:
+            raise click.UsageError(f"--{useless.pop().replace('_', '-')} is for a search: give a goal, too")
+        with screen.progress() as on_progress:
+            record = quantize(path, output=output, on_progress=on_progress, **given)
+        screen.note_written(output)
+        screen.show(sections.tabulate_quantize(record), record)
+        return None
     with screen.progress() as on_progress:
-        record = quantize(path, output=output, on_progress=on_progress, **given)
-    screen.note_written(output)
-    screen.show(sections.tabulate_quantize(record), record)
+        report = quantize_within(path, output=output, on_progress=on_progress, **given)
+    for written in (*([output] if report.final else []), name_report(output), name_report(output).with_suffix(".html")):
+        screen.note_written(written)
+    screen.show(mix_tables.tabulate_search(report), report)
+    return judge_checks(report.checks) if report.final else EXIT_GATE_FAILED

@@ -22,6 +22,7 @@ STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 @options.exporting
 @options.quantizing
 @options.providers
+@options.allow_fallback
 @options.threads
 @options.min_duration
 @options.seed

@@ -26,6 +26,8 @@ from mbdeploy.cli.screen import Screen
 @options.preprocess
 @options.providers
 @options.sessions
+@options.allow_fallback
+@options.require_placement
 @options.threads
 @options.table_format
 @options.words

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import math
 
+import onnx
+from onnx import helper
+
 from mbdeploy.costs.graph import Graph, Node, is_fused, is_view
 from mbdeploy.costs.report import Evidence, Finding
 from mbdeploy.costs.subject import Subject, say, worst_first
+from mbdeploy.model_file import copy_model
+from mbdeploy.quant.prepare import expand_hard_swish, find_absorbable
 from mbdeploy.quant.qdq import QUANTIZED_OPERATORS, Plan
 
 _CHANGES = {
-    "h-swish": "train with ReLU6 in place of h-swish where int8 matters",
+    "h-swish": "quantize the float file with `mbdeploy quantize`, which computes h-swish on bytes",
+    "hard sigmoid": "have it right behind a convolution, or 1/2 at 0: then `mbdeploy quantize` computes it on bytes",
+    "swish": "train with ReLU6 in place of swish where int8 matters",
     "squeeze-and-excite gate": "leave squeeze-and-excite out, as the Lite variants do",
     "unfused pooling": "run `mbdeploy simplify`, which makes it a GlobalAveragePool",
     "unfolded batch norm": "run `mbdeploy simplify`, which folds it into the convolution",
@@ -19,6 +26,7 @@ _CHANGES = {
 }
 _BY_OPERATOR = {
     "HardSwish": "h-swish",
+    "HardSigmoid": "hard sigmoid",
     "ReduceMean": "unfused pooling",
     "BatchNormalization": "unfolded batch norm",
     "Softmax": "softmax",
@@ -57,12 +65,24 @@ def _find_float_nodes(subject: Subject) -> dict[str, str]:
     nodes = [node for node in graph.nodes if not is_view(node)]
     if subject.is_quantized:
         return {node.name: reason for node in nodes if (reason := _why_float(graph, node))}
-    excluded = Plan(subject.skeleton).excluded
+    excluded = _predict_float(subject)
     return {node.name: excluded[node.name] for node in nodes if node.name in excluded}
 
 
+def _predict_float(subject: Subject) -> dict[str, str]:
+    """What `mbdeploy quantize` would leave in float, by node: it works on the graph as ``prepare_model`` changes it."""
+    model = copy_model(subject.skeleton)
+    swishes = expand_hard_swish(model)
+    for name in {name for node in model.graph.node for name in (*node.input, *node.output)}:
+        dtype = subject.graph.dtypes.get(name, onnx.TensorProto.FLOAT)
+        model.graph.value_info.append(helper.make_tensor_value_info(name, dtype, None))
+    absorbed = {gate.name for gate, _ in find_absorbable(model)}
+    excluded = Plan(model).excluded
+    return {swishes.get(name, name): reason for name, reason in excluded.items() if name not in absorbed}
+
+
 def _why_float(graph: Graph, node: Node) -> str:
-    if is_fused(graph, node):
+    if is_fused(graph, node) and node.inputs[0] not in graph.quantized:
         return ""
     plain = node.operator.rpartition("::")[2].removeprefix("QLinear")
     if plain not in QUANTIZED_OPERATORS:
@@ -105,7 +125,7 @@ def _count_conversion(graph: Graph, island: list[Node]) -> int:
 
 def _name_cause(graph: Graph, node: Node) -> str:
     """A short name for what the node belongs to, "" if it has none."""
-    if node.operator in ("HardSigmoid", "Sigmoid"):
+    if node.operator == "Sigmoid":
         shape = graph.shapes.get(node.outputs[0], ())
-        return "squeeze-and-excite gate" if len(shape) == 4 and math.prod(shape[2:]) == 1 else "h-swish"
+        return "squeeze-and-excite gate" if len(shape) == 4 and math.prod(shape[2:]) == 1 else "swish"
     return _BY_OPERATOR.get(node.operator, "")

@@ -23,7 +23,7 @@ from mbdeploy.results import LayerRecord
 _FLOAT_FORMS = {"QLinearConv": ("Conv", 3, 8), "QLinearMatMul": ("MatMul", 3, 99)}
 #: Weights looked at in one layer; of a larger one, evenly spaced channels.
 _MOST_WEIGHTS = 1 << 21
-_LAYER_ATTRIBUTES = ("group", "transA", "transB")
+_LAYER_ATTRIBUTES = ("group", "transA", "transB", "alpha", "beta")
 
 
 class Weights(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,13 +8,15 @@ from collections.abc import Container, Mapping
 import numpy as np
 import onnx
 import onnx.shape_inference
-from onnx import numpy_helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import copy_model
+from mbdeploy.quant.gates import read_slope
 
 
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that the quantizer can work on: named nodes, constants as initializers, no shared weight or bias.
+    """A copy that the quantizer can work on: named nodes, constants as initializers, no HardSwish, nothing shared.
 
     Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases;
     one without a bias gets zeros, which bias correction can move.
@@ -32,6 +34,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
         if not node.name or taken[node.name] > 1:
             node.name = _find_free(f"{node.op_type}_{position}", taken)
             taken[node.name] += 1
+    expand_hard_swish(prepared)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     others = (node for node in graph.node if node.op_type not in ("Conv", "Gemm", "MatMul"))
@@ -58,8 +61,64 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input.append(_find_free(f"{node.name}_bias", tensors))
             graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
             tensors.add(node.input[2])
+    _absorb_hard_sigmoids(prepared, tensors)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(prepared)
     return inferred
+
+
+def expand_hard_swish(model: onnx.ModelProto) -> dict[str, str]:
+    """Write every HardSwish as what the specification defines it to be, x HardSigmoid(x; 1/6, 1/2), in place.
+
+    Returns, by the name of each new HardSigmoid, that of the HardSwish; the Mul keeps its name and output.
+    """
+    names = {node.name for node in model.graph.node}
+    tensors = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    nodes, expanded = [], {}
+    for node in model.graph.node:
+        if node.op_type != "HardSwish":
+            nodes.append(node)
+            continue
+        name, made = _find_free(f"{node.name}_gate", names), _find_free(f"{node.output[0]}_gate", tensors)
+        nodes.append(helper.make_node("HardSigmoid", node.input, [made], name, alpha=1 / 6, beta=0.5))
+        nodes.append(helper.make_node("Mul", [node.input[0], made], node.output, node.name))
+        expanded[name] = node.name
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return expanded
+
+
+def find_absorbable(model: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
+    """Every HardSigmoid that alone reads a Conv or Gemm of constant float32 weights, with that layer."""
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    layers = (node for node in model.graph.node if node.op_type in ("Conv", "Gemm") and {*node.input[1:]} <= floats)
+    makers = {node.output[0]: node for node in layers}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses.update(value.name for value in model.graph.output)
+    gates = (node for node in model.graph.node if node.op_type == "HardSigmoid" and uses[node.input[0]] == 1)
+    return [(gate, makers[gate.input[0]]) for gate in gates if gate.input[0] in makers]
+
+
+def _absorb_hard_sigmoids(model: onnx.ModelProto, taken: set[str]) -> None:
+    """Put the slope and shift of a HardSigmoid into the layer that only it reads; a Clip from 0 to 1 is left.
+
+    That merges into the layer's scale, as a ReLU6 does, and keeps all 8 bits for what comes between 0 and 1.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node, layer in find_absorbable(model):
+        if len(layer.input) < 3:
+            continue
+        slope, shift = read_slope(node)
+        weight, bias = (tensors[name] for name in layer.input[1:])
+        _change(weight, numpy_helper.to_array(weight) * slope)
+        _change(bias, numpy_helper.to_array(bias) * slope + shift)
+        bounds = [_find_free(f"{node.name}_{end}", taken) for end in (0, 1)]
+        model.graph.initializer.extend(numpy_helper.from_array(np.float32(end), bounds[end]) for end in (0, 1))
+        taken.update(bounds)
+        node.CopyFrom(helper.make_node("Clip", [node.input[0], *bounds], node.output, node.name))
+
+
+def _change(tensor: onnx.TensorProto, values: NDArray[np.floating]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
 
 
 def _fold_factors(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> None:
@@ -69,7 +128,7 @@ def _fold_factors(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorPr
         tensor = initializers.get(node.input[slot]) if len(node.input) > slot else None
         if value == 1.0 or tensor is None:
             continue
-        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(value), tensor.name))
+        _change(tensor, numpy_helper.to_array(tensor) * np.float32(value))
         node.attribute.remove(next(item for item in node.attribute if item.name == factor))
 
 
@@ -81,7 +140,7 @@ def _spread_bias(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorPro
         return
     rows = next((item.i for item in node.attribute if item.name == "transB"), 0)
     spread = np.repeat(numpy_helper.to_array(bias).reshape(1), weight.dims[0 if rows else 1])
-    bias.CopyFrom(numpy_helper.from_array(spread, bias.name))
+    _change(bias, spread)
 
 
 def _find_free(name: str, taken: Container[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from mbdeploy.quant.gates import Gate, find_gates, fold_gates
+from mbdeploy.quant.keeping import add_followers
 from mbdeploy.quant.layers import Layer, find_layers
 from mbdeploy.quant.ranges import ActivationScale
 from mbdeploy.quant.recipes import Recipe
@@ -21,11 +23,12 @@ QUANTIZED_OPERATORS = (
     "Conv Gemm MatMul Add Mul Concat Clip Relu LeakyRelu Sigmoid GlobalAveragePool AveragePool MaxPool "
     "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Resize Pad"
 ).split()
+_ASKED_FOR = "kept in float, as asked"
+_UNSCALED = "no int8 kernel, and no scale that makes it bytes: activations are signed, or their range is too wide"
 _REMOVABLE = ("Clip", "Relu")
 _SHARES_INPUT_SCALE = "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split MaxPool AveragePool Resize".split()
 _FLOAT_REASONS = {
-    "HardSwish": "no int8 kernel in ONNX Runtime's CPU provider",
-    "HardSigmoid": "no int8 kernel in ONNX Runtime's CPU provider",
+    "HardSigmoid": "no int8 kernel; bytes do for it only where it is 1/2 at 0, between int8 tensors with own scales",
     "PRelu": "no int8 kernel in ONNX Runtime's CPU provider",
     "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
     "BatchNormalization": "follows no convolution that can take it in, or `mbdeploy simplify` did not run",
@@ -37,10 +40,11 @@ _FLOAT_REASONS = {
 class Plan:
     """Which nodes of a prepared model become int8, which tensors carry scales, and why the rest stays in float."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, keep_float: Collection[str] = ()) -> None:
         self.model = model
         self.layers = find_layers(model)
-        self.excluded: dict[str, str] = {}
+        asked = add_followers(model, keep_float)
+        self.excluded = dict.fromkeys(asked, _ASKED_FOR)
         weighted = {layer.node for layer in self.layers}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
@@ -49,10 +53,30 @@ class Plan:
         self.layers = [layer for layer in self.layers if layer.node not in self.excluded]
         self.shares = _find_shared(model, self.excluded)
         self.tensors = _find_tensors(model, self.excluded, self.shares)
+        self.gates = [gate for gate in self._choose_gates() if gate.node not in asked]
+        for gate in self.gates:
+            del self.excluded[gate.node]
 
     def list_corrected_inputs(self) -> list[str]:
         """Inputs of the layers that have a bias to correct, each once."""
         return list(dict.fromkeys(layer.input for layer in self.layers if layer.bias is not None))
+
+    def list_float(self, placed: onnx.ModelProto) -> dict[str, str]:
+        """Why nodes stay in float, once it is placed: a gate does, too, where scales left it as it was."""
+        left = {node.name for node in placed.graph.node if node.op_type == "HardSigmoid"}
+        return {**self.excluded, **{gate.node: _UNSCALED for gate in self.gates if gate.node in left}}
+
+    def _choose_gates(self) -> list[Gate]:
+        """Gates between tensors with scales of their own, which a merged Clip or Relu does not need as they are.
+
+        Of gates on one input, those with the slope of the first: its scale suits one slope only.
+        """
+        removable = (node for node in self.model.graph.node if node.op_type in _REMOVABLE)
+        merged = {node.output[0] for node in removable if self.shares.get(node.input[0]) == node.output[0]}
+        free = set(self.tensors) - merged
+        gates = [gate for gate in find_gates(self.model) if {gate.input, gate.output} <= free]
+        slopes: dict[str, float] = {}
+        return [gate for gate in gates if slopes.setdefault(gate.input, gate.alpha) == gate.alpha]
 
     def provider_of(self, tensor: str) -> str:
         """The tensor whose scale this one takes over: itself, unless it is merged or only passed on."""
@@ -112,6 +136,7 @@ def place_qdq(
     quiet.setLevel(logging.ERROR)
     try:
         placed: onnx.ModelProto = quantizer.quantize_model()
+        fold_gates(placed)
         quantizer.model.topological_sort()  # as the specification demands, and ONNX Runtime does not
     finally:
         quiet.setLevel(level)

@@ -26,6 +26,7 @@ REWRITES: dict[str, str] = {
     "fix_reshapes": "mbdeploy.rewrites.fix_reshapes:fix_reshapes",
     "merge_moves": "mbdeploy.rewrites.borrowed:merge_moves",
     "merge_clips": "mbdeploy.rewrites.borrowed:merge_clips",
+    "hard_sigmoid": "mbdeploy.rewrites.hard_sigmoid:hard_sigmoid",
     "pad_into_conv": "mbdeploy.rewrites.borrowed:pad_into_conv",
     "batch_norm_into_conv": "mbdeploy.rewrites.borrowed:batch_norm_into_conv",
     "affine_into_conv": "mbdeploy.rewrites.affine_into_conv:affine_into_conv",

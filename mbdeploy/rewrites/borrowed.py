@@ -114,5 +114,10 @@ batch_norm_into_conv = partial(
     ),
 )
 
-#: x * Clip(x + 3, 0, 6) / 6 and x * HardSigmoid(x) as the one operator that ONNX Runtime fuses into a Conv.
-hard_swish = partial(run_rules, rules=rules.fuse_hardswish_rules(), opset=14)
+#: x * HardSigmoid(x) as the one operator that ONNX Runtime fuses into a Conv. Of onnxscript's rules those that look for
+#: a Clip are left out: they take integers, too, and find fewer spellings than ``hard_sigmoid``.
+hard_swish = partial(
+    run_rules,
+    rules=[rule for rule in rules.fuse_hardswish_rules() if rule.name == "HardSwishFusionFromHardSigmoid"],
+    opset=14,
+)

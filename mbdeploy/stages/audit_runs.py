@@ -104,6 +104,13 @@ def run_files(
     hosts: dict[str, Host] = {}
     local: dict[tuple[File, Way], targets.Ran] = {}
     for provider in map(parse_provider, dict.fromkeys(providers)):
+        if provider.runtime != here.runtime:
+            raise UsageError(
+                where=provider.word,
+                expected="a provider of ONNX Runtime, which alone can run a file without saturation",
+                found=provider.runtime,
+                todo="compare executed with exact there by `mbdeploy verify`",
+            )
         target = open_target(provider)
         if target.emulated and not local:
             local, _ = _run(plan, plan.ways[1:], here, open_target(here))

@@ -16,8 +16,18 @@ from mbdeploy.errors import UsageError
 from mbdeploy.golden import read_golden
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.results import BenchRun, Series
+from mbdeploy.stages.placement import check_rules, parse_rules
 from mbdeploy.stages.reference import find_golden
-from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess, entitle, plan_session, read_subjects
+from mbdeploy.stages.subject import (
+    Subject,
+    check_inputs,
+    choose_preprocess,
+    entitle,
+    list_tools,
+    name_provider,
+    plan_session,
+    read_subjects,
+)
 from mbdeploy.targets import Job, Provider, Ran, Session, Target, open_target, parse_provider
 from mbdeploy.targets.job import refuse_emulated_times
 
@@ -42,6 +52,8 @@ def bench(
     tolerance: float = 0.05,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
     on_progress: Progress = ignore_progress,
 ) -> list[BenchRun]:
     """Time ``models`` against the first of them, one run a provider; raw samples, nothing derived.
@@ -52,14 +64,17 @@ def bench(
     from golden.npz beside the first model, else from the photographs that ship with mbdeploy, and are
     rotated. 3. With several threads, a session's idle threads stop spinning when its run ends, so that
     they do not slow the next session's; ``session_config`` can say otherwise. 4. Peak memory is that of
-    a fresh process for each model. 5. ``tolerance`` and ``seed`` are saved for the verdicts that
-    :mod:`mbdeploy.derive` gives.
+    a fresh process for each model. 5. ``tolerance``, ``seed`` and ``require_placement`` (see
+    :mod:`mbdeploy.stages.placement`) are saved for the verdicts that :mod:`mbdeploy.derive` gives. 6. On a device
+    inputs are copied there before an inference is timed and outputs after it; the copies are timed apart. 7. With
+    ``allow_fallback`` a provider that is not here runs on the CPU instead, and its rows say so.
 
     Raises:
         UnavailableError: a provider that is not here. UsageError: an emulated target, on which times do
         not exist, or a model with another fixed batch. StepError: a model that crashes the runtime.
     """
     subjects = read_subjects(models)
+    check_rules(parse_rules(require_placement), providers, [subject.kind for subject in subjects])
     opened = [(provider, open_target(provider)) for provider in map(parse_provider, dict.fromkeys(providers))]
     _check_numbers(batch_size, min_duration, min_pairs, warmup)
     for _, target in opened:
@@ -76,9 +91,16 @@ def bench(
     images = _load_images(source, subjects, preprocess, seed)
     runs = []
     for provider, target in opened:
-        config = {**(_SPINNING if threads > 1 else {}), **(session_config or {})}
+        spinning = _SPINNING if threads > 1 and provider.runtime == "onnxruntime" else {}
         sessions = [
-            plan_session(subject, provider, threads=threads, provider_options=provider_options, session_config=config)
+            plan_session(
+                subject,
+                provider,
+                threads=threads,
+                provider_options=provider_options,
+                session_config={**spinning, **(session_config or {})},
+                allow_fallback=allow_fallback,
+            )
             for subject in subjects
         ]
         job = Job(
@@ -98,7 +120,7 @@ def bench(
         ]
         runs.append(
             BenchRun(
-                provider=provider.word,
+                provider=name_provider(provider, *answer.sessions),
                 threads=threads,
                 batch_size=batch_size,
                 warmup=warmup,
@@ -109,6 +131,7 @@ def bench(
                 series=tuple(series[:-1]),
                 control=series[-1],
                 host=answer.host,
+                require_placement=tuple(require_placement),
             )
         )
     return runs
@@ -129,6 +152,8 @@ def plan(
     tolerance: float = 0.05,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
 ) -> Provenance:
     """What ``bench`` would do with these inputs: the basis of the freshness key."""
     parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
@@ -148,9 +173,11 @@ def plan(
             "tolerance": tolerance,
             "provider_options": dict(provider_options or {}),
             "session_config": dict(session_config or {}),
+            "allow_fallback": allow_fallback,
+            "require_placement": list(require_placement),
         },
         parents=parents,
-        tools=artifact.read_tools("onnxruntime", "numpy"),
+        tools=artifact.read_tools(*list_tools(providers)),
     )
 
 
@@ -212,7 +239,7 @@ def _measure_memory(
 def _make_series(subject: Subject, provider: Provider, ran: Ran, peak: Ran) -> Series:
     return Series(
         model=subject.ref,
-        provider=provider.word,
+        provider=name_provider(provider, ran),
         wall_ns=ran.wall_ns,
         cpu_ns=ran.cpu_ns,
         load_ns=ran.load_ns,
@@ -223,4 +250,6 @@ def _make_series(subject: Subject, provider: Provider, ran: Ran, peak: Ran) -> S
         loaded_bytes=peak.loaded_bytes,
         placement=ran.placement,
         session=ran.settings,
+        copy_ns=ran.copy_ns,
+        kind=subject.kind,
     )

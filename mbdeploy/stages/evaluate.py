@@ -13,18 +13,25 @@ from numpy.typing import NDArray
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.data import Batch, Dataset, load_batches, open_dataset
-from mbdeploy.errors import DataError, ModelError, StepError, UsageError
+from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.isolate import Progress, Verdict, ignore_progress
 from mbdeploy.quant.metrics import Sums, finish_sums, merge_sums, sum_outputs
 from mbdeploy.results import EvalReport, Evaluated, Metrics, Prediction
-from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess, plan_session, read_subjects
+from mbdeploy.stages.classes import settle_background
+from mbdeploy.stages.subject import (
+    Subject,
+    check_inputs,
+    choose_preprocess,
+    list_tools,
+    name_provider,
+    plan_session,
+    read_subjects,
+)
 from mbdeploy.targets import Job, Ran, open_target, parse_provider
 
 #: Images a shard: what is in memory and on disk at a time. A shard costs one start of the agent.
 SHARD = 128
 _KEPT_CLASSES = 5
-#: ImageNet's classes, and the number of outputs of a network that was trained with one more for background.
-_IMAGENET, _WITH_BACKGROUND = 1000, 1001
 
 
 def evaluate(
@@ -40,6 +47,7 @@ def evaluate(
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
     on_progress: Progress = ignore_progress,
 ) -> EvalReport:
     """Classify the labelled images of ``data`` with every model; ``against`` comes first and is compared with.
@@ -48,7 +56,8 @@ def evaluate(
     is none of the labels; without it the model's own labels say, and else a model of 1001 classes has a
     background if every label is below 1000. 3. ``limit`` images are chosen by ``seed``. 4. Only the first
     output counts, (n, classes) or (n, classes, 1, 1). 5. :mod:`mbdeploy.derive` makes accuracies and their
-    differences of the report.
+    differences of the report. 6. With ``allow_fallback`` a provider that is not here runs on the CPU instead, and
+    the report says so.
 
     Raises:
         UnavailableError: a provider that is not here. StepError: a model that crashes the runtime, or
@@ -60,7 +69,14 @@ def evaluate(
     target = open_target(where)
     dataset = open_dataset(data, labelled=True, limit=limit, seed=seed)
     sessions = tuple(
-        plan_session(subject, where, threads=threads, provider_options=provider_options, session_config=session_config)
+        plan_session(
+            subject,
+            where,
+            threads=threads,
+            provider_options=provider_options,
+            session_config=session_config,
+            allow_fallback=allow_fallback,
+        )
         for subject in subjects
     )
     tally = _Tally(subjects, dataset, background)
@@ -76,7 +92,7 @@ def evaluate(
         models=tuple(
             Evaluated(
                 model=subject.ref,
-                provider=where.word,
+                provider=name_provider(where, answer.sessions[index]),
                 predictions=tuple(tally.predictions[index]),
                 placement=answer.sessions[index].placement,
             )
@@ -100,6 +116,7 @@ def plan(
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
 ) -> Provenance:
     """What ``evaluate`` would do with these inputs: the basis of the freshness key."""
     parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
@@ -115,9 +132,10 @@ def plan(
             "threads": threads,
             "provider_options": dict(provider_options or {}),
             "session_config": dict(session_config or {}),
+            "allow_fallback": allow_fallback,
         },
         parents=parents,
-        tools=artifact.read_tools("onnxruntime", "numpy", "pillow"),
+        tools=artifact.read_tools(*list_tools([provider]), "pillow"),
     )
 
 
@@ -162,18 +180,7 @@ class _Tally:
             )
         self.classes = next(iter(counts.values()))
         highest = max(sample.label for sample in self._dataset.samples if sample.label is not None)
-        declared = next((subject.labels.background for subject in self._subjects if subject.labels is not None), None)
-        guessed = self.classes == _WITH_BACKGROUND and highest < _IMAGENET
-        choices = (self._asked, declared, guessed)
-        self.background = next(choice for choice in choices if choice is not None)
-        if highest + self.background >= self.classes:
-            offset = " behind a background class" if self.background else ""
-            raise DataError(
-                where=self._dataset.source,
-                expected=f"labels below {self.classes - self.background} ({self.classes} classes{offset})",
-                found=f"{highest}",
-                todo="give data labelled for these classes, or say --background or --no-background",
-            )
+        self.background = settle_background(self._subjects, self.classes, highest, self._dataset.source, self._asked)
 
 
 def _iter_shards(dataset: Dataset, subjects: Sequence[Subject], word: str | None) -> Iterator[Batch]:

@@ -20,11 +20,13 @@ from mbdeploy.derive import (
 )
 from mbdeploy.estimate import Interval
 from mbdeploy.results import BenchRun, Check, EvalReport, Metrics, ParityReport, ParityRow
+from mbdeploy.stages.placement import judge_placements
 
 
 class ParityFact(msgspec.Struct, frozen=True, kw_only=True):
     """One output of one model on one provider. ``executed`` and ``exact`` are against the reference,
-    ``saturation`` is executed against exact (None where it does not exist)."""
+    ``saturation`` is executed against exact (None where it does not exist). ``fallback`` is why it ran on the CPU
+    instead of the provider asked for, if it did."""
 
     model: str
     provider: str
@@ -33,11 +35,13 @@ class ParityFact(msgspec.Struct, frozen=True, kw_only=True):
     exact: Metrics | None
     saturation: Metrics | None
     elsewhere: tuple[str, ...]
+    fallback: str = ""
 
 
 class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     """One model of one run. ``ratio`` is its time over the baseline's by ``clock``, None for the baseline itself;
-    ``wall`` and ``cpu`` are its own times."""
+    ``wall`` and ``cpu`` are its own times, ``copy`` those of copies to a device and back (None where there are none).
+    ``fallback`` is why it ran on the CPU instead of the provider asked for, if it did."""
 
     model: str
     provider: str
@@ -52,6 +56,8 @@ class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     loaded_bytes: int
     base_bytes: int
+    copy: Latency | None = None
+    fallback: str = ""
 
 
 class LatencyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +79,7 @@ class AccuracyFact(msgspec.Struct, frozen=True, kw_only=True):
     top5: Interval
     changed: Changed | None
     metrics: Metrics | None
+    provider: str = ""
 
 
 class AccuracyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,13 +114,15 @@ def derive_latency(run: BenchRun) -> LatencyFacts:
             peak_bytes=series.peak_bytes,
             loaded_bytes=series.loaded_bytes,
             base_bytes=series.base_bytes,
+            copy=summarise_latency(series, run.batch_size, "copy") if series.copy_ns else None,
+            fallback=series.session.get("fallback", ""),
         )
         for index, series in enumerate(run.series)
     )
     return LatencyFacts(
         models=models,
         control=compare_series(run, -1, clock),
-        checks=judge_run(run),
+        checks=(*judge_run(run), *judge_placements(run)),
         cpu=run.host.cpu,
         isa=run.host.isa,
         inputs=run.inputs,
@@ -129,6 +138,7 @@ def derive_accuracy(report: EvalReport) -> AccuracyFacts:
             top5=estimate_accuracy(report, index, 5),
             changed=compare_predictions(report, index) if index else None,
             metrics=report.metrics[index - 1] if index else None,
+            provider=evaluated.provider,
         )
         for index, evaluated in enumerate(report.models)
     )
@@ -147,4 +157,5 @@ def _collect_parity(model: str, provider: str, output: str, rows: Iterable[Parit
         exact=metrics.get(("exact", "reference")),
         saturation=metrics.get(("executed", "exact")),
         elsewhere=executed.placement.elsewhere if executed else (),
+        fallback=executed.session.get("fallback", "") if executed else "",
     )

@@ -41,6 +41,7 @@ def tabulate_parity(facts: Sequence[ParityFact]) -> list[Table]:
         for fact in facts
         if fact.elsewhere
     ]
+    notes += [f"{fact.model} on {fact.provider}: {fact.fallback}" for fact in facts if fact.fallback]
     notes.append("exact: Q/DQ in float. top-1: images with the reference's best class. LSB: executed against exact.")
     columns = ("file", "on", "SQNR dB", "exact dB", "top-1", "max abs", "cosine", "LSB")
     return [Table(title=f"Parity over {images} images", columns=columns, rows=rows, notes=tuple(notes), left=(0, 1))]
@@ -108,6 +109,12 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
     notes = (
         f"Ratio: median of pairs, {clock}, with its {share} interval; percentiles and images/s: wall clock.",
         *describe_run(facts),
+        *(
+            f"{model.model}: copies to the device and back are in none of these times: {_name_ms(model.copy.p50_ns)} ms"
+            for model in facts.models
+            if model.copy is not None
+        ),
+        *(f"{model.model} on {model.provider}: {model.fallback}" for model in facts.models if model.fallback),
     )
     title = f"Latency on {first.provider}, {_name_threads(first)}, batch {first.batch_size}"
     columns = ("file", f"{clock} ratio", "p50 ms", "p90 ms", "p99 ms", "images/s", "n")
@@ -141,11 +148,18 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
     """Top-1 and top-5 of each model, then what changed against the first one."""
     first, *others = facts.models
     rows = tuple(
-        (model.model, _name_percent(model.top1), _name_percent(model.top5), str(model.top1.n)) for model in facts.models
+        (model.model, model.provider, _name_percent(model.top1), _name_percent(model.top5), str(model.top1.n))
+        for model in facts.models
     )
     note = ("Class 0 is a background class; labels count from 1.",) if facts.background else ()
     tables = [
-        Table(title=f"Accuracy on {facts.data}", columns=("file", "top-1 %", "top-5 %", "n"), rows=rows, notes=note)
+        Table(
+            title=f"Accuracy on {facts.data}",
+            columns=("file", "on", "top-1 %", "top-5 %", "n"),
+            rows=rows,
+            notes=note,
+            left=(0, 1),
+        )
     ]
     changes = tuple(
         (

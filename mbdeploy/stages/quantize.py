@@ -25,9 +25,11 @@ def quantize(
     ranges: Path | None = None,
     recipe: str = "accurate",
     without: Sequence[str] = (),
+    keep_float: Sequence[str] = (),
     calibration_method: str | None = None,
     num_calibration_samples: int = 128,
     preprocess: str | None = None,
+    kit: Path | None = None,
     threads: int = 1,
     seed: int = 0,
     limits: Limits | None = None,
@@ -38,13 +40,14 @@ def quantize(
     ``calibration`` is a folder, manifest, CSV or npz. ``ranges`` takes the activation ranges from a file instead: what
     ``calibrate`` wrote, or ONNX Runtime's calibration cache (.json); then only ``accurate`` needs images.
     ``calibration_method`` is the recipe's own where none is given, and ``without`` leaves out techniques of the recipe
-    (``refit``, ``feedback``, ``bias``). ``preprocess`` (a preset's name or a TOML file) overrides what the file says of
-    itself. The same model, images and options give the same bytes, whatever the order of the images and the number of
-    threads.
+    (``refit``, ``feedback``, ``bias``). ``keep_float`` names nodes, or patterns of names, that stay in float with
+    their activation functions. ``preprocess`` (a preset's name or a TOML file) overrides what the file says of
+    itself. ``kit`` is a folder that takes what mixed files are made from (:mod:`mbdeploy.mixing.kit`). The same model,
+    images and options give the same bytes, whatever the order of the images and the number of threads.
 
     Raises:
-        UsageError: unknown recipe, technique or method. ModelError, DataError: unusable input. OutputError: nowhere
-        to write. StepError: the native step crashed, hung or ran out of memory.
+        UsageError: unknown recipe, technique, method or node. ModelError, DataError: unusable input. OutputError:
+        nowhere to write. StepError: the native step crashed, hung or ran out of memory.
     """
     provenance = plan(
         model,
@@ -52,6 +55,7 @@ def quantize(
         ranges=ranges,
         recipe=recipe,
         without=without,
+        keep_float=keep_float,
         calibration_method=calibration_method,
         num_calibration_samples=num_calibration_samples,
         preprocess=preprocess,
@@ -65,6 +69,8 @@ def quantize(
             "ranges": str(ranges) if ranges is not None else "",
             "recipe": recipe,
             "without": list(without),
+            "keep_float": list(keep_float),
+            "kit": None if kit is None else str(kit),
             "method": calibration_method,
             "samples": num_calibration_samples,
             "preprocess": preprocess,
@@ -93,6 +99,7 @@ def plan(
     ranges: Path | None = None,
     recipe: str = "accurate",
     without: Sequence[str] = (),
+    keep_float: Sequence[str] = (),
     calibration_method: str | None = None,
     num_calibration_samples: int = 128,
     preprocess: str | None = None,
@@ -121,6 +128,7 @@ def plan(
         params={
             "recipe": recipe,
             "without": sorted(set(without)),
+            "keep_float": sorted(set(keep_float)),
             "method": calibration_method,
             "samples": samples,
             "preprocess": preprocess,

@@ -17,11 +17,16 @@ from mbdeploy import data, model_file
 from mbdeploy.card import Preprocess
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress
+from mbdeploy.mixing.kit import Kit, write_kit
 from mbdeploy.quant import bias, pairsafe, qdq, ranges
 from mbdeploy.quant.calibrate import Observations, observe
+from mbdeploy.quant.gates import scale_gates
+from mbdeploy.quant.keeping import match_nodes
 from mbdeploy.quant.layers import Layer, read_weight, view_reduction
 from mbdeploy.quant.recipes import Recipe, find_recipe, list_techniques, settle_scales
 from mbdeploy.quant.recover import Recovered, recover
+from mbdeploy.quant.widen import widen_depthwise
+from mbdeploy.quant.widen_image import widen_image
 from mbdeploy.results import LayerRecord
 from mbdeploy.stages.material import read_calibration, read_material, refuse_unknown_method
 
@@ -34,10 +39,13 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     refuse_unknown_method(method)
     images = _open_images(request, needed=not request["ranges"] or bool({"refit", "feedback"} & set(techniques)))
     material = read_material(request, images)
-    prepared, nodes = material.prepared, material.plan
+    prepared = material.prepared
+    kept = match_nodes(prepared, request["keep_float"])
+    nodes = qdq.Plan(prepared, kept) if kept else material.plan
+    floats = model_file.copy_model(prepared) if request["kit"] else prepared
     count = len(images) if images is not None else 0
     if request["ranges"]:
-        observed = read_calibration(Path(request["ranges"]), Path(request["model"]), nodes, method)
+        observed = read_calibration(Path(request["ranges"]), Path(request["model"]), material.plan, method)
     else:
         seen = Observations(nodes.tensors, counting=method != "minmax")
         observe(
@@ -56,7 +64,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     if {"refit", "feedback"} & set(techniques):
         recovered = recover(
             prepared,
-            qdq.place_qdq(qdq.Plan(model_file.copy_model(prepared)), recipe, activations, weights),
+            qdq.place_qdq(qdq.Plan(model_file.copy_model(prepared), kept), recipe, activations, weights),
             nodes,
             activations,
             recipe.weight_scales,
@@ -71,7 +79,10 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         _correct_biases(prepared, nodes, weights, observed.means)
     layers = [_record_layer(prepared, layer, weights, recovered.get(layer.node), activations) for layer in nodes.layers]
     _replace_constants(prepared, nodes, weights, recovered)
+    if request["kit"]:
+        write_kit(Path(request["kit"]), Kit(floats, prepared, recipe, activations, weights))
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
+    widened = {**widen_image(placed), **widen_depthwise(placed)}
     _write_identity(placed, material.model, material.preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
     operators = _read_optimised_operators(Path(request["output"]))
@@ -84,8 +95,9 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         "ranges": request["ranges"],
         "data_digest": request["provenance"]["parents"].get("calibration", ""),
         "layers": msgspec.to_builtins(layers),
-        "float_nodes": nodes.excluded,
+        "float_nodes": nodes.list_float(placed),
         "operators": operators,
+        "widened": widened,
         "cpu_s": 0.0,
         "peak_bytes": 0,
     }
@@ -109,6 +121,8 @@ def _scale_activations(
 ) -> dict[str, ranges.ActivationScale]:
     """The scale of every tensor, those that take over another one's included."""
     own = {name: ranges.choose_scale(observed[name], signed=recipe.signed_activations) for name in nodes.tensors}
+    if not recipe.signed_activations:
+        scale_gates(nodes.gates, own)
     shared = {name: own[nodes.provider_of(name)] for name in nodes.shares if nodes.provider_of(name) in own}
     return {**own, **shared}
 

@@ -46,12 +46,21 @@ def tabulate_quantize(record: QuantizeRecord) -> list[Table]:
         ("calibration", _describe_calibration(record)),
         ("layers quantized", f"{len(record.layers)}, of them depthwise {len(record.layers) - len(convolutions)}"),
         ("nodes left in float", str(len(record.float_nodes))),
+        *_describe_widened(record.widened),
         ("CPU time, peak memory", f"{record.cpu_s:.1f} s, {format_bytes(record.peak_bytes)}"),
     ]
     clipping = [layer for layer in convolutions if layer.clipping > 0]
     rows.append(("would clip without care", f"{len(clipping)} of {len(convolutions)} layers on AVX2"))
     facts = Table(title="Quantize", columns=("", ""), rows=tuple(rows), left=(0, 1))
     return [facts, *_tabulate_growth(convolutions), *_tabulate_float(record.float_nodes)]
+
+
+def _describe_widened(widened: Mapping[str, tuple[int, int]]) -> list[tuple[str, str]]:
+    if not widened:
+        return []
+    sizes = ", ".join(f"{before} -> {after}" for before, after in dict.fromkeys(widened.values()))
+    layers = "layer" if len(widened) == 1 else "layers"
+    return [("channels of zeros added", f"{len(widened)} {layers}: {sizes}")]
 
 
 def _describe_calibration(record: QuantizeRecord) -> str:

@@ -16,7 +16,7 @@ from mbdeploy.errors import DataError, UsageError
 from mbdeploy.isolate import Progress
 from mbdeploy.model_file import Signature
 from mbdeploy.results import Mode, ModelRef
-from mbdeploy.targets import Provider, Session
+from mbdeploy.targets import Provider, Ran, Session, Target, parse_provider
 
 if TYPE_CHECKING:
     import onnx
@@ -117,19 +117,54 @@ def plan_session(
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
 ) -> Session:
-    """How a subject is opened on a provider: ``exact`` turns graph optimisation off."""
+    """How a subject is opened on a provider: ``exact`` turns graph optimisation off, which only ONNX Runtime can."""
     if threads < 1:
         raise UsageError(expected="1 thread or more", found=str(threads), todo="say how many with --threads")
+    if session_config and provider.runtime != "onnxruntime":
+        raise UsageError(
+            where=provider.word,
+            expected=f"options of {provider.runtime}, which has no session configuration",
+            found=f"--session-config {', '.join(session_config)}",
+            todo="give its properties by --provider-option, and ONNX Runtime's providers a call of their own",
+        )
     return Session(
         model=subject.path,
         companions=subject.companions,
+        runtime=provider.runtime,
         provider=provider.ep,
-        provider_options=dict(provider_options or {}),
+        provider_options={**provider.options, **(provider_options or {})},
         session_config=dict(session_config or {}),
         optimization=_OPTIMIZATION[mode],
         threads=threads,
+        allow_fallback=allow_fallback,
     )
+
+
+def is_exact_borrowed(provider: Provider, target: Target) -> bool:
+    """Whether exact outputs are to come from ONNX Runtime on this machine's CPU.
+
+    They are float arithmetic, which an emulator is slow at, and which other runtimes have no mode for.
+    """
+    return target.emulated or provider.runtime != "onnxruntime"
+
+
+def name_provider(provider: Provider, *sessions: Ran) -> str:
+    """The provider's word, as rows of these sessions are labelled: one that fell back says so."""
+    fell = any("fallback" in ran.settings for ran in sessions)
+    return f"{provider.word} (fell back to cpu)" if fell else provider.word
+
+
+def read_word(label: str) -> str:
+    """The provider's word in a label of ``name_provider``; no word has a space in it."""
+    return label.partition(" ")[0]
+
+
+def list_tools(providers: Sequence[str]) -> tuple[str, ...]:
+    """The distributions whose versions decide what these providers answer."""
+    runtimes = {parse_provider(word).runtime for word in providers}
+    return ("numpy", *sorted({"onnxruntime", *runtimes}))
 
 
 def entitle(on_progress: Progress, title: str) -> Progress:

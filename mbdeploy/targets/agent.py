@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import functools
 import gc
 import glob
+import importlib.util
 import json
 import mmap
 import os
@@ -30,6 +32,13 @@ Job = dict[str, Any]
 Array = Any  # an ndarray; numpy.typing is not in every numpy that boards have
 
 CPU = "CPUExecutionProvider"
+OPENVINO = "OpenVINO"
+#: An option of ours for OpenVINO: the newest instruction set that its kernels (oneDNN) may use in this process.
+ISA = "ONEDNN_MAX_CPU_ISA"
+#: ONNX Runtime's providers that keep tensors on a device of their own, by its name for that device.
+DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+#: Words of the runtimes for the type of a tensor; others are kept as they are.
+TYPES = {"float": "float32", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8"}
 #: What ONNX Runtime does without these keys; they are set and recorded, so that nothing is hidden.
 SESSION_DEFAULTS = {"session.intra_op.allow_spinning": "1", "session.force_spinning_stop": "0"}
 LEVELS = {
@@ -44,7 +53,7 @@ WINDOW, STEADY, LONGEST_S = 5, 0.05, 3.0
 
 
 class RefusedError(Exception):
-    """The job cannot be done: "rejected" (because of this model) or "unavailable" (on this machine)."""
+    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine) or "usage" (these options)."""
 
     def __init__(self, kind: str, cause: str) -> None:
         super().__init__(cause)
@@ -63,9 +72,15 @@ class OnnxRuntime:
 
     def __init__(self, spec: Job, record: bool) -> None:
         ort = import_onnxruntime()
+        self._ort = ort
         self.provider: str = spec["provider"]
+        self._allow_fallback: bool = spec["allow_fallback"]
         if self.provider not in ort.get_available_providers():
             raise RefusedError("unavailable", "not compiled in")
+        #: Where tensors lie between host and provider: "cpu" is the host itself.
+        self.device = DEVICES.get(self.provider, "cpu")
+        if self.device == "cuda":
+            preload_cuda(ort)
         options = ort.SessionOptions()
         options.intra_op_num_threads = spec["threads"]
         options.inter_op_num_threads = 1
@@ -87,6 +102,7 @@ class OnnxRuntime:
             "optimization": spec["optimization"],
             "session_config": config,
             "provider_options": self._session.get_provider_options()[self.provider],
+            "device": self.device,
         }
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or not inputs[0].shape:
@@ -127,8 +143,30 @@ class OnnxRuntime:
         outputs: list[Array] = self._session.run(self.output_names, {self._input: images})
         return outputs
 
+    def stage(self, images: Array) -> Callable[[], Any]:
+        """What runs this batch, without arguments; on a device, with the batch copied to it and outputs left there."""
+        if self.device == "cpu":
+            return functools.partial(self.run, images)
+        number = int(self.settings["provider_options"].get("device_id", 0))
+        self._binding = self._session.io_binding()
+        value = self._ort.OrtValue.ortvalue_from_numpy(images, self.device, number)
+        self._binding.bind_ortvalue_input(self._input, value)
+        for name in self.output_names:
+            self._binding.bind_output(name, self.device, number)
+        self._binding.synchronize_inputs()
+        return self._run_bound
+
+    def _run_bound(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()  # a run may return while the device still works
+
+    def fetch(self) -> None:
+        """Copy the outputs of a staged run back to the host."""
+        if self.device != "cpu":
+            self._binding.copy_outputs_to_cpu()
+
     def read_placement(self) -> dict[str, Any]:
-        """Nodes by provider, operators of the optimised graph, and the nodes that another provider ran."""
+        """Which provider ran each node of the optimised graph, in the order of execution: see ``sum_placement``."""
         path = self._session.end_profiling()
         with open(path, encoding="utf-8") as file:
             events = json.load(file)
@@ -137,18 +175,106 @@ class OnnxRuntime:
         for event in events:
             name, kernel, _ = event["name"].partition("_kernel_time")
             if event.get("cat") == "Node" and kernel:
-                ran[name, event["args"]["node_index"]] = (event["args"]["op_name"], event["args"]["provider"])
-        if ran and all(provider != self.provider for _, provider in ran.values()):
-            raise RefusedError("unavailable", "it ran no node of this model")
-        return {
-            "nodes": dict(collections.Counter(provider for _, provider in ran.values())),
-            "operators": dict(collections.Counter(operator for operator, _ in ran.values())),
-            "elsewhere": [f"{ran[key][0]} {key[0]}" for key in sorted(ran) if ran[key][1] != self.provider],
+                facts = event["args"]
+                first = next(iter(facts.get("input_type_shape") or [{}]))
+                ran[name, facts["node_index"]] = (name, facts["op_name"], facts["provider"], name_type(*first))
+        if ran and all(provider != self.provider for _, _, provider, _ in ran.values()):
+            if not self._allow_fallback:
+                raise RefusedError("unavailable", "it ran no node of this model")
+            self.settings["fallback"] = "it ran no node of this model"
+        return sum_placement(list(ran.values()), self.provider)
+
+
+class OpenVino:
+    """One model compiled by OpenVINO for the CPU; provider options are OpenVINO's properties.
+
+    It is compiled for the one batch size of the job: with a dynamic one it runs other, slower code.
+    """
+
+    provider = OPENVINO
+    device = "cpu"
+
+    def __init__(self, spec: Job, record: bool) -> None:
+        options = dict(spec["provider_options"])
+        isa = options.pop(ISA, "")
+        if os.environ.setdefault(ISA, isa) != isa:  # it is read once, with the first kernel
+            raise RefusedError("usage", f"{ISA}={isa} after {ISA}={os.environ[ISA]} in the same process")
+        ov = import_openvino()
+        if spec["session_config"] or spec["optimization"] != "all":
+            raise RefusedError("rejected", "OpenVINO has neither session configuration nor optimisation levels")
+        properties = {**options, "INFERENCE_NUM_THREADS": str(spec["threads"])}
+        core = ov.Core()
+        try:
+            core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plug-in: without it nothing is checked yet
+            core.set_property("CPU", {**properties, "PERF_COUNT": "YES" if record else "NO"})
+        except RuntimeError as error:
+            raise RefusedError("usage", last_line(error)) from error
+        try:
+            model = core.read_model(spec["model"])
+            if len(model.inputs) != 1 or not model.input(0).partial_shape.rank.get_length():
+                raise RefusedError("rejected", f"{len(model.inputs)} inputs where one batch of images is expected")
+            shape = model.input(0).partial_shape
+            if shape[0].is_dynamic:
+                shape[0] = spec["batch_size"]
+                model.reshape(shape)
+            self._model = core.compile_model(model, "CPU")
+        except RuntimeError as error:
+            raise RefusedError("rejected", last_line(error)) from error
+        self._request = self._model.create_infer_request()
+        self.batch = shape[0].get_length()
+        self.output_names = [output.any_name for output in self._model.outputs]
+        used = {key: name_property(self._model.get_property(key)) for key in properties}
+        self.settings = {
+            "runtime": f"openvino {ov.__version__}",
+            "threads": spec["threads"],
+            "batch": self.batch,
+            "provider_options": {**used, ISA: isa} if isa else used,
+            "device": self.device,
         }
+
+    def run(self, images: Array) -> list[Array]:
+        """The outputs for a batch of images."""
+        outputs = self._request.infer([images], share_inputs=True)
+        return [outputs[index] for index in range(len(self.output_names))]
+
+    def stage(self, images: Array) -> Callable[[], Any]:
+        """What runs this batch, without arguments."""
+        return functools.partial(self.run, images)
+
+    def fetch(self) -> None:
+        """The outputs are on the host already."""
+
+    def read_placement(self) -> dict[str, Any]:
+        """The layers of the compiled model that were executed, in that order: see ``sum_placement``."""
+        layers = []
+        for layer in self._model.get_runtime_model().get_ops():
+            facts = {key: value.astype(str) for key, value in layer.get_rt_info().items()}
+            if facts["execTimeMcs"] != "not_executed":  # weights are packed when the model is compiled
+                node = (layer.get_friendly_name(), facts["layerType"], OPENVINO, name_type(facts["runtimePrecision"]))
+                layers.append((int(facts["execOrder"]), node))
+        return sum_placement([node for _, node in sorted(layers)], OPENVINO)
 
 
 #: The runtime seam: a class with OnnxRuntime's constructor, attributes and methods; one row a runtime.
-RUNTIMES = {"onnxruntime": OnnxRuntime}
+RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+
+
+def sum_placement(ran: list[tuple[str, str, str, str]], provider: str) -> dict[str, Any]:
+    """Nodes as (name, operator, provider, type of the first input), counted, and those that another provider ran."""
+    return {
+        "nodes": dict(collections.Counter(node[2] for node in ran)),
+        "operators": dict(collections.Counter(node[1] for node in ran)),
+        "elsewhere": sorted(f"{operator} {name}" for name, operator, where, _ in ran if where != provider),
+        "ran": ran,
+    }
+
+
+def name_property(value: Any) -> str:
+    return value.get_type_name() if hasattr(value, "get_type_name") else str(value)
+
+
+def name_type(word: str = "") -> str:
+    return TYPES.get(word, word)
 
 
 def import_onnxruntime() -> Any:
@@ -159,18 +285,42 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def open_session(job: Job, index: int, record: bool = False) -> OnnxRuntime:
+def import_openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise RefusedError("unavailable", f"openvino cannot be imported: {first_line(error)}") from error
+    return openvino
+
+
+IMPORTS = {"onnxruntime": import_onnxruntime, "openvino": import_openvino}
+
+
+def preload_cuda(ort: Any) -> None:
+    """Load CUDA's libraries from NVIDIA's wheels, where ONNX Runtime would not look by itself."""
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+
+
+def open_session(job: Job, index: int, record: bool = False) -> Any:
+    """Open a session; one that may fall back runs on the CPU provider where its own is not, and its settings say so."""
     say(at=[index, "loading"])
-    spec = job["sessions"][index]
-    session = RUNTIMES[spec["runtime"]](spec, record)
+    spec = {**job["sessions"][index], "batch_size": job["batch_size"]}
+    try:
+        session = RUNTIMES[spec["runtime"]](spec, record)
+    except RefusedError as refusal:
+        if refusal.kind != "unavailable" or not spec["allow_fallback"]:
+            raise
+        session = OnnxRuntime({**spec, "provider": CPU, "provider_options": {}}, record)
+        session.settings["fallback"] = str(refusal)
     say(at=[index, "running"])
     return session
 
 
-def run_checked(session: OnnxRuntime, images: Array) -> list[Array]:
+def run_checked(session: Any, images: Array) -> list[Array]:
     """Run one batch; refuse outputs that are not arrays with one row an image."""
     try:
-        outputs = session.run(images)
+        outputs: list[Array] = session.run(images)
     except Exception as error:
         raise RefusedError("rejected", f"{first_line(error)} (batch of {len(images)})") from error
     for index, output in enumerate(outputs):
@@ -180,12 +330,17 @@ def run_checked(session: OnnxRuntime, images: Array) -> list[Array]:
     return outputs
 
 
-def refuse_output(session: OnnxRuntime, index: int, what: str) -> NoReturn:
+def refuse_output(session: Any, index: int, what: str) -> NoReturn:
     raise RefusedError("rejected", f"output {session.output_names[index]!r} {what}")
 
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: BaseException) -> str:
+    """OpenVINO's messages begin with places in its own source and end with what is wrong."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 # ---- jobs ------------------------------------------------------------------------------------------
@@ -199,6 +354,7 @@ def probe(job: Job) -> list[Job]:
 def infer(job: Job) -> list[Job]:
     """Every session over all images: one session in memory at a time, outputs written batch by batch."""
     images = np.load("input.npy", mmap_mode="r")
+    job = {**job, "batch_size": min(job["batch_size"], len(images))}
     results = []
     for index in range(len(job["sessions"])):
         session = open_session(job, index, record=True)
@@ -209,10 +365,11 @@ def infer(job: Job) -> list[Job]:
     return results
 
 
-def infer_images(session: OnnxRuntime, images: Array, batch_size: int, index: int, of: int) -> dict[str, Any]:
+def infer_images(session: Any, images: Array, batch_size: int, index: int, of: int) -> dict[str, Any]:
     """Write out_INDEX_K.npy; a fixed batch gets its last chunk padded, and the padding's outputs are dropped."""
     size = session.batch or batch_size
     files: list[Array] = []
+    placement: dict[str, Any] = {}
     for start in range(0, len(images), size):
         chunk = np.ascontiguousarray(images[start : start + size])
         count = len(chunk)
@@ -237,7 +394,7 @@ def bench(job: Job) -> list[Job]:
     images = np.load("input.npy")
     batches = cut_batches(images, job["batch_size"])
     results: list[Job] = []
-    sessions: list[OnnxRuntime] = []
+    sessions: list[Any] = []
     for index in range(len(job["sessions"])):
         recorded = open_session(job, index, record=True)
         run_checked(recorded, batches[0])
@@ -251,7 +408,8 @@ def bench(job: Job) -> list[Job]:
         result.update(load_ns=loaded - began, first_ns=time.perf_counter_ns() - loaded)
         sessions.append(session)
     # With one thread the caller does the work and its own clock counts nothing else; a pool needs the process's.
-    alone = all(spec["provider"] == CPU and spec["threads"] == 1 for spec in job["sessions"])
+    alone = all(isinstance(session, OnnxRuntime) and session.provider == CPU for session in sessions)
+    alone = alone and all(spec["threads"] == 1 for spec in job["sessions"])
     clock = time.thread_time_ns if alone else time.process_time_ns
     gc.collect()
     gc.disable()
@@ -262,29 +420,40 @@ def bench(job: Job) -> list[Job]:
     gc.enable()
     for index, result in enumerate(results):
         result.update(wall_ns=times.wall[index], cpu_ns=times.cpu[index], warmup_ns=warmup.wall[index])
+        result.update(copy_ns=times.copies[index])
         result["settings"]["cpu_clock"] = "thread" if alone else "process"
         result["settings"]["warmup_is_steady"] = is_steady(warmup)
     return results
 
 
 class Times:
-    """Rounds so far: each runs every session once on one batch; ``wall[i][r]`` and ``cpu[i][r]`` are in ns."""
+    """Rounds so far: each runs every session once on one batch; ``wall[i][r]`` and ``cpu[i][r]`` are in ns.
 
-    def __init__(self, sessions: list[OnnxRuntime], batches: list[Array], clock: Callable[[], int]) -> None:
+    ``copies[i][r]`` is what the copies to a device and back took, which are in neither of them; empty on the host.
+    """
+
+    def __init__(self, sessions: list[Any], batches: list[Array], clock: Callable[[], int]) -> None:
         self.wall: list[list[int]] = [[] for _ in sessions]
         self.cpu: list[list[int]] = [[] for _ in sessions]
+        self.copies: list[list[int]] = [[] for _ in sessions]
         self.rounds = 0
         self._sessions, self._batches, self._clock = sessions, batches, clock
 
     def add_round(self) -> None:
         images, clock = self._batches[self.rounds % len(self._batches)], self._clock
         for index in order_round(len(self._sessions), self.rounds):
-            run = self._sessions[index].run
+            session = self._sessions[index]
+            staging = time.perf_counter_ns()
+            run = session.stage(images)
             cpu_began, began = clock(), time.perf_counter_ns()
-            run(images)
+            run()
             ended, cpu_ended = time.perf_counter_ns(), clock()
             self.wall[index].append(ended - began)
             self.cpu[index].append(cpu_ended - cpu_began)
+            if session.device != "cpu":
+                fetching = time.perf_counter_ns()
+                session.fetch()
+                self.copies[index].append(time.perf_counter_ns() - fetching + began - staging)
         self.rounds += 1
 
 
@@ -340,7 +509,7 @@ def cut_batches(images: Array, size: int) -> list[Array]:
 
 def memory(job: Job) -> list[Job]:
     """Peak resident memory of this process: runtime and input there, model loaded, one inference done."""
-    import_onnxruntime()
+    IMPORTS[job["sessions"][0]["runtime"]]()
     images = np.load("input.npy")
     base = read_peak_bytes()
     session = open_session(job, 0)
@@ -366,6 +535,10 @@ def read_peak_bytes() -> int:
 def read_facts(job: Job) -> dict[str, Any]:
     """What this machine says about itself."""
     ort = sys.modules.get("onnxruntime")
+    broken = find_broken() if job["kind"] == "probe" else {}
+    providers = list(ort.get_available_providers()) if ort else []
+    if importlib.util.find_spec("openvino") and not broken:
+        providers.append(OPENVINO)
     facts = {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -375,7 +548,9 @@ def read_facts(job: Job) -> dict[str, Any]:
         "cgroup_cores": read_cgroup_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "versions": {"python": platform.python_version(), **read_versions(job["distributions"])},
-        "providers": ort.get_available_providers() if ort else [],
+        "providers": providers,
+        "broken": broken,
+        "cuda": read_cuda(ort) if "CUDAExecutionProvider" in providers else {},
         "nvidia_devices": sorted(glob.glob("/dev/nvidia[0-9]*")),
         "nvidia_driver": can_load("libcuda.so.1"),
         "cpuid": {},
@@ -413,6 +588,29 @@ def read_versions(distributions: list[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def find_broken() -> dict[str, str]:
+    """Runtimes that are installed and cannot be imported, with the reason."""
+    if importlib.util.find_spec("openvino"):
+        try:
+            import_openvino()
+        except RefusedError as refusal:
+            return {OPENVINO: str(refusal)}
+    return {}
+
+
+def read_cuda(ort: Any) -> dict[str, Any]:
+    """The CUDA that ONNX Runtime was built for, the one that the driver supports, and libraries that do not load."""
+    preload_cuda(ort)
+    built = str(getattr(ort, "cuda_version", ""))
+    wanted = ["libcudnn.so.9", *(f"{name}.so.{built.split('.')[0]}" for name in ("libcudart", "libcublasLt") if built)]
+    facts = {"built": built, "driver": "", "missing": [name for name in wanted if not can_load(name)]}
+    if can_load("libcuda.so.1"):
+        version = ctypes.c_int()
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) == 0:
+            facts["driver"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return facts
 
 
 def can_load(library: str) -> bool:

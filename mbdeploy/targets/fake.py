@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mbdeploy.errors import UnavailableError
 from mbdeploy.isolate import Progress, ignore_progress
-from mbdeploy.results import Host, Placement
+from mbdeploy.results import Host, PlacedNode, Placement
 from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times
 
 AnswerFunction = Callable[[Session, "NDArray[np.float32]"], Sequence["NDArray[Any]"]]
@@ -40,7 +40,7 @@ class FakeTarget(msgspec.Struct, frozen=True, kw_only=True):
         """Answer as a real target would, with the same refusals."""
         refuse_emulated_times(self, job.kind)
         for session in job.sessions:
-            if session.provider not in self.providers:
+            if session.provider not in self.providers and not session.allow_fallback:
                 raise UnavailableError(
                     where=self.name,
                     expected=session.provider,
@@ -66,10 +66,13 @@ class FakeTarget(msgspec.Struct, frozen=True, kw_only=True):
 
     def _run_one(self, job: Job, index: int) -> Ran:
         session = job.sessions[index]
-        ran = Ran(
-            settings={"runtime": "fake", "threads": session.threads, "optimization": session.optimization},
-            placement=Placement(nodes={session.provider: 1}, operators={"Fake": 1}),
-        )
+        settings = {"runtime": "fake", "threads": session.threads, "optimization": session.optimization}
+        provider = session.provider
+        if provider not in self.providers:
+            provider, settings["fallback"] = self.providers[0], f"a fake with {', '.join(self.providers)}"
+        node = PlacedNode(name="fake", operator="Fake", provider=provider, type="float32")
+        placement = Placement(nodes={provider: 1}, operators={"Fake": 1}, ran=(node,))
+        ran = Ran(settings=settings, placement=placement)
         if job.kind == "infer" and job.inputs is not None:
             outputs = tuple(self.answer(session, job.inputs))
             names = tuple(f"output_{k}" for k in range(len(outputs)))

@@ -87,6 +87,7 @@ def _fill(place: Path, job: Job, emulated: bool, distributions: Sequence[str]) -
                 "session_config": session.session_config,
                 "optimization": session.optimization,
                 "threads": session.threads,
+                "allow_fallback": session.allow_fallback,
             }
             for session in job.sessions
         ],

@@ -42,8 +42,9 @@ _CPUID = {
 def describe_host(facts: Mapping[str, Any], emulator: str | None = None) -> Host:
     """The Host that the agent's facts describe.
 
-    Rules: 1. instruction sets come from /proc/cpuinfo, under emulation from CPUID itself; a system with
-    neither lists none. 2. An emulated CPU is called after its emulator, not after the host's CPU.
+    Rules: 1. instruction sets come from /proc/cpuinfo (an emulated ARM CPU has its own), on an emulated x86
+    CPU from CPUID itself; a system with neither lists none. 2. An emulated CPU is called after its
+    emulator, not after the host's CPU.
     """
     fields = _read_fields(facts["cpuinfo"])
     return Host(

@@ -19,7 +19,11 @@ Kind = Literal["probe", "infer", "bench", "memory"]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
-    """One model opened in one way. ``companions`` are files it needs beside it (external data), by relative path."""
+    """One model opened in one way. ``companions`` are files it needs beside it (external data), by relative path.
+
+    ``runtime`` is a row of the agent's table. With ``allow_fallback`` a session whose provider is not there runs on
+    ONNX Runtime's CPU provider, and its settings say so under "fallback".
+    """
 
     model: Path
     provider: str
@@ -29,6 +33,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     session_config: dict[str, str] = {}
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     threads: int = 1
+    allow_fallback: bool = False
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -56,7 +61,8 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """What one session of a job gave: outputs (``infer``), times (``bench``) or peaks (``memory``).
 
     ``settings`` says how it was really opened. Lists of times hold one entry a round; entry i of every
-    session of the job comes from the same round.
+    session of the job comes from the same round. ``copy_ns`` are copies to a device and back, apart from
+    ``wall_ns``; empty where the provider works in the host's memory.
     """
 
     settings: dict[str, Any] = {}
@@ -66,6 +72,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     wall_ns: tuple[int, ...] = ()
     cpu_ns: tuple[int, ...] = ()
     warmup_ns: tuple[int, ...] = ()
+    copy_ns: tuple[int, ...] = ()
     load_ns: int = 0
     first_ns: int = 0
     base_bytes: int = 0

@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from mbdeploy.errors import MbdeployError, StepError, UnavailableError
+from mbdeploy.errors import MbdeployError, StepError, UnavailableError, UsageError
 from mbdeploy.isolate import Progress, Verdict, describe_ended, ignore_progress, judge_ended
 from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
-from mbdeploy.targets.job import Answer, Job, Ran, refuse_emulated_times
+from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
 from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
@@ -50,7 +50,7 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         not memory, until they are let go.
 
         Raises:
-            UsageError: times were asked for under emulation.
+            UsageError: times were asked for under emulation, or options that the runtime does not know.
             UnavailableError: a provider that is not here or takes no node, or a command that does not start.
             StepError: a model that the runtime refuses, or that crashes, hangs or exhausts it.
             OutputError: no room for the job's files.
@@ -64,10 +64,12 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
                 told.update(line)
             if ended.returncode == 0 and (place / "result.json").is_file():
                 result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+                facts = result["facts"]
+                pairs = zip(job.sessions, result["sessions"], strict=False)  # (a probe answers for no session)
                 return Answer(
-                    host=describe_host(result["facts"], self.emulator),
-                    sessions=tuple(_read_ran(place, index, plain) for index, plain in enumerate(result["sessions"])),
-                    absent=list_absent(result["facts"]),
+                    host=describe_host(facts, self.emulator),
+                    sessions=tuple(_read_ran(place, *numbered, facts) for numbered in enumerate(pairs)),
+                    absent=list_absent(facts),
                 )
         raise self._explain(job, ended, told)
 
@@ -109,6 +111,13 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             wanted = session.provider if session else "ONNX Runtime"
             found, todo = explain_absence(wanted, told["facts"], _add_stderr(told["cause"], ended))
             return UnavailableError(where=self.name, expected=wanted, found=found, todo=todo)
+        if told.get("refused") == "usage" and session:
+            return UsageError(
+                where=session.provider,
+                expected="options that it knows",
+                found=told["cause"],
+                todo="correct what --provider-option says",
+            )
         verdict, detail = judge_ended(ended, told.get("cause", "")), told.get("cause", "")
         if ended.returncode == 0:
             verdict, detail = Verdict.TRANSPORT, "the agent ended well but left no result"
@@ -123,7 +132,10 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def _read_ran(place: Path, index: int, plain: dict[str, Any]) -> Ran:
+def _read_ran(place: Path, index: int, pair: tuple[Session, dict[str, Any]], facts: dict[str, Any]) -> Ran:
+    session, plain = pair
+    if "fallback" in plain["settings"]:
+        plain["settings"]["fallback"] = explain_absence(session.provider, facts, plain["settings"]["fallback"])[0]
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     if "placement" in fields:
         fields["placement"] = msgspec.convert(fields["placement"], Placement)

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 
 from mbdeploy.errors import UnavailableError, UsageError
 from mbdeploy.targets.job import Target
-from mbdeploy.targets.providers import PROVIDERS, Provider
+from mbdeploy.targets.providers import PROVIDERS, Provider, ProviderRow
 
 #: Name -> "module:function"; the function gets what follows the colon in ``NAME[:ARGUMENT]``, or "".
 TARGETS = {
@@ -22,13 +22,17 @@ def open_target(provider: Provider) -> Target:
     """The target of a provider, ready to run jobs.
 
     Rules: 1. our own table first, then entry points of the group ``mbdeploy.targets``. 2. A provider
-    word that stands for an architecture (``arm``) is not answered by another one.
+    word that stands for an architecture (``arm``) is not answered by another one. 3. Without an @ it is
+    this machine if that is one, else its emulation.
 
     Raises:
         UsageError: no such target, or an argument it does not know.
         UnavailableError: it is not here.
     """
     name, _, argument = provider.target.partition(":")
+    row = PROVIDERS.get(provider.name)
+    if row is not None and row.machine:
+        name, argument = _find_machine(provider, row, name, argument)
     place = TARGETS.get(name) or next((point.value for point in entry_points(group=_GROUP, name=name)), None)
     if place is None:
         raise UsageError(
@@ -37,17 +41,25 @@ def open_target(provider: Provider) -> Target:
             found=f"{name!r}",
             todo="choose one of these, as in cpu@qemu:haswell",
         )
-    row = PROVIDERS.get(provider.name)
-    if name == "local" and row is not None and row.machine not in ("", _machine()):
+    module, _, function = place.partition(":")
+    opened: Target = getattr(importlib.import_module(module), function)(argument)
+    return opened
+
+
+def _find_machine(provider: Provider, row: ProviderRow, name: str, argument: str) -> tuple[str, str]:
+    """The target, and its argument, for a word that stands for an architecture."""
+    if name == "local" and row.machine != _machine():
+        if "@" not in provider.word:
+            return "qemu", row.machine
         raise UnavailableError(
             where=provider.word,
             expected=f"{row.needs}",
             found=f"this machine, which is {_machine()}",
-            todo=f"run mbdeploy on an {row.machine} machine",
+            todo=f"run mbdeploy on an {row.machine} machine, or emulate one with {provider.name}@qemu",
         )
-    module, _, function = place.partition(":")
-    opened: Target = getattr(importlib.import_module(module), function)(argument)
-    return opened
+    if name == "qemu" and argument.partition(":")[0] != row.machine:
+        return name, f"{row.machine}:{argument}"
+    return name, argument
 
 
 def _machine() -> str:

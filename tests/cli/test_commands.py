@@ -136,7 +136,28 @@ def test_a_provider_that_is_not_here_is_exit_3_with_the_reason_and_no_number(
 def test_an_unknown_provider_is_bad_input(conv_model_file: Path) -> None:
     result = run("verify", conv_model_file, "--provider", "gpu")
     assert result.exit_code == EXIT_BAD_INPUT
-    assert "expected a provider (cpu, arm, cuda" in result.stderr
+    assert "expected a provider (cpu, arm, openvino, cuda" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["verify", "bench"])
+def test_what_fell_back_is_labelled_and_a_rule_on_placement_then_fails(
+    command: str, conv_model_file: Path, photo_folder: Path
+) -> None:
+    common = ("--preprocess", "unit", "--provider", "FooExecutionProvider", "--allow-fallback", "--format", "json")
+    extra = ("--reference", conv_model_file, "--data", photo_folder) if command == "verify" else ()
+    extra = ("--inputs", photo_folder, "--min-duration", "0.01") if command == "bench" else extra
+    result = run(command, conv_model_file, *common, *extra, "--require-placement", "FooExecutionProvider>=50%")
+    assert result.exit_code == EXIT_GATE_FAILED
+    found = json.loads(result.stdout)
+    rows = found["rows"] if command == "verify" else found["runs"]
+    assert {row["provider"] for row in rows} == {"FooExecutionProvider (fell back to cpu)"}
+
+
+def test_a_rule_on_placement_that_cannot_be_read_is_bad_input(conv_model_file: Path) -> None:
+    result = run("verify", conv_model_file, "--require-placement", "mostly cuda")
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert result.stderr.count("\n") == 1
+    assert "'cuda>=95%', 'no float Conv', 'no Q/DQ left between convolutions', found 'mostly cuda'" in result.stderr
 
 
 def make_check(passed: bool | None) -> Check:

@@ -50,6 +50,16 @@ def test_int8_saturates_only_on_x86_without_vnni(isa: tuple[str, ...], verdict: 
     assert judge_int8(msgspec.structs.replace(HOST, isa=isa))[0] == verdict
 
 
+def test_two_wheels_of_onnx_runtime_are_pointed_out_and_every_row_names_its_recipe() -> None:
+    both = {"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}
+    answer = msgspec.structs.replace(ANSWER, host=msgspec.structs.replace(HOST, versions=both))
+    table = next(table for table in tabulate_machine(answer) if table.title == "Providers")
+    assert "which overwrite each other's files; `pip uninstall onnxruntime onnxruntime-gpu`" in table.notes[-1]
+    assert {row[0]: row[2] for row in table.rows}["tensorrt"] == "s8s8-symmetric"
+    assert {row[0]: row[2] for row in table.rows}["cuda"] == "float"
+    assert describe_machine(answer)["providers"]["openvino"]["wheel"] == "openvino"
+
+
 def test_the_quota_the_affinity_and_every_provider_are_shown() -> None:
     rows = {row[0]: row[1] for table in tabulate_machine(ANSWER) for row in table.rows}
     assert rows["cores"] == "8, of them for this process 4"
@@ -62,8 +72,9 @@ def test_the_quota_the_affinity_and_every_provider_are_shown() -> None:
 def test_json_says_the_same() -> None:
     found = describe_machine(ANSWER)
     assert found["int8"]["verdict"] == "saturates"
-    assert found["providers"]["cuda"] == {"available": False, "why": "no NVIDIA device; run where there is one"}
-    assert found["providers"]["cpu"] == {"available": True, "why": ""}
+    cuda, cpu = found["providers"]["cuda"], found["providers"]["cpu"]
+    assert (cuda["available"], cuda["why"]) == (False, "no NVIDIA device; run where there is one")
+    assert (cpu["available"], cpu["why"], cpu["ep"]) == (True, "", "CPUExecutionProvider")
 
 
 def test_extras_are_those_of_the_package() -> None:

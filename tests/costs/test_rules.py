@@ -111,28 +111,69 @@ def test_depthwise_channels_fill_vectors_together(
 def test_a_float_island_is_reported_with_its_cause_and_the_way_there_and_back(make_model: Make, look: Look) -> None:
     nodes = [
         conv("x", "c", "w"),
-        helper.make_node("HardSwish", ["c"], ["h"], "swish"),
+        helper.make_node("Softmax", ["c"], ["h"], "soft", axis=1),
         conv("h", "y", "w"),
     ]
     found = find(look(make_model(nodes, [1, 8, 4, 4], {"w": normal(8, 8, 1, 1)})), "MB201")
     assert found is not None
     assert [(place.node, place.text, place.bytes) for place in found.evidence] == [
-        ("swish", "HardSwish: h-swish", 2 * 5 * 128)
+        ("soft", "Softmax: softmax", 2 * 5 * 128)
     ]
-    assert "ReLU6" in found.change
+    assert "leave the softmax" in found.change
 
 
 def test_neighbouring_float_nodes_are_one_island(make_model: Make, look: Look) -> None:
     nodes = [
         conv("x", "c", "w"),
-        helper.make_node("HardSigmoid", ["c"], ["a"], "gate"),
+        helper.make_node("Softplus", ["c"], ["a"], "plus"),
         helper.make_node("Erf", ["a"], ["e"], "erf"),
         conv("e", "y", "w"),
     ]
     found = find(look(make_model(nodes, [1, 8, 4, 4], {"w": normal(8, 8, 1, 1)})), "MB201")
     assert found is not None
-    assert [place.node for place in found.evidence] == ["gate"]
+    assert [place.node for place in found.evidence] == ["plus"]
     assert found.summary.startswith("2 nodes in 1 island")
+
+
+@pytest.mark.parametrize(
+    ("operator", "slope", "is_island"),
+    [
+        ("HardSwish", {}, False),
+        ("HardSigmoid", {"alpha": 1 / 6, "beta": 0.5}, False),
+        ("HardSigmoid", {"alpha": 0.2, "beta": 0.4}, True),
+    ],
+)
+def test_hard_sigmoids_that_bytes_can_do_are_no_islands(
+    make_model: Make, look: Look, operator: str, slope: dict[str, float], is_island: bool
+) -> None:
+    nodes = [
+        conv("x", "c", "w"),
+        helper.make_node("Add", ["c", "x"], ["s"], "sum"),
+        helper.make_node(operator, ["s"], ["h"], "act", **slope),
+        conv("h", "y", "w"),
+    ]
+    found = find(look(make_model(nodes, [1, 8, 4, 4], {"w": normal(8, 8, 1, 1)})), "MB201")
+    assert (found is not None) == is_island
+    assert found is None or [place.node for place in found.evidence] == ["act"]
+
+
+def test_a_hard_sigmoid_that_a_convolution_takes_in_is_no_island(make_model: Make, look: Look) -> None:
+    act = helper.make_node("HardSigmoid", ["c"], ["h"], "act", alpha=0.2, beta=0.4)
+    model = make_model([conv("x", "c", "w"), act, conv("h", "y", "w")], [1, 8, 4, 4], {"w": normal(8, 8, 1, 1)})
+    assert find(look(model), "MB201") is None
+
+
+def test_h_swish_that_another_tool_left_in_float_is_an_island(make_model: Make, look: Look) -> None:
+    quantized = [("QuantizeLinear", "qx", "x"), ("DequantizeLinear", "x8", "qx")]
+    quantized += [("QuantizeLinear", "qc", "c"), ("DequantizeLinear", "c8", "qc")]
+    pairs = [helper.make_node(kind, [name, "s", "z"], [made]) for kind, made, name in quantized]
+    act = helper.make_node("HardSwish", ["c8"], ["y"], "act")
+    weights = {"w": normal(8, 8, 1, 1), "s": np.float32(0.1), "z": np.uint8(128)}
+    model = make_model([*pairs[:2], conv("x8", "c", "w"), *pairs[2:], act], [1, 8, 4, 4], weights)
+    found = find(look(model), "MB201")
+    assert found is not None
+    assert [place.node for place in found.evidence] == ["act"]
+    assert "mbdeploy quantize" in found.change
 
 
 def test_depthwise_channels_of_unlike_ranges_are_reported(make_model: Make, look: Look) -> None:

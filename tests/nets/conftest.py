@@ -68,7 +68,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """What came out for one variant.
 
     ``sqnr_db`` is by output; ``batches`` is simplified against raw, as a share of the largest output; ``ran``
-    are the nodes of ONNX Runtime's optimised graph; ``norm_features`` is the length of the batch norms left.
+    are the nodes of ONNX Runtime's optimised graph but for Clips of bytes; ``norm_features`` is the length of the batch
+    norms left.
     """
 
     checks: tuple[Check, ...]
@@ -168,7 +169,7 @@ def make_facts(variant: Variant, folder: Path) -> Facts:
         moves=dict(Counter(node.op_type for node in graph.node if node.op_type in MOVES)),
         floats=dict(Counter(operators[node] for node in quantized.float_nodes)),
         reasons={operators[node]: reason for node, reason in quantized.float_nodes.items()},
-        ran=quantized.operators,
+        ran=dict(Counter(quantized.operators) - Counter(Clip=count_byte_clips(onnx.load(int8)))),
         clipping=tuple(find_clipping_layers(onnx.load(int8))),
         macs=inspected.total.macs,
         weights=inspected.total.weights,
@@ -227,6 +228,12 @@ def read_axes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> l
         return [next((item.i for item in node.attribute if item.name == "axis"), 0)]
     axes: list[int] = numpy_helper.to_array(constants[node.input[3]]).tolist()
     return axes
+
+
+def count_byte_clips(model: onnx.ModelProto) -> int:
+    """Clips between the bytes of a Q and a DQ: what is left of a hard sigmoid."""
+    bytes_ = {node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    return sum(node.op_type == "Clip" and node.input[0] in bytes_ for node in model.graph.node)
 
 
 def find_clipping_layers(model: onnx.ModelProto) -> list[str]:

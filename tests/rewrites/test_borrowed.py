@@ -81,16 +81,6 @@ def test_a_batch_norm_of_a_conv_that_is_used_elsewhere_stays(rewritten) -> None:
     assert rewritten("batch_norm_into_conv", nodes, **CONV, **BATCH_NORM) is None
 
 
-def test_clip_times_x_over_6_is_a_hard_swish(rewritten) -> None:
-    nodes = "a = Add (image, three) r = Clip (a, zero, six) m = Mul (r, image) y = Div (m, six)"
-    assert rewritten("hard_swish", nodes, opset=14, three=3.0, zero=0.0, six=6.0) == "HardSwish"
-
-
-def test_a_hard_sigmoid_over_6_times_x_is_a_hard_swish(rewritten) -> None:
-    nodes = "a = Add (three, image) r = Clip (a, zero, six) d = Div (r, six) y = Mul (image, d)"
-    assert rewritten("hard_swish", nodes, three=3.0, zero=0.0, six=6.0) == "HardSwish"
-
-
 def test_a_hard_sigmoid_times_x_is_a_hard_swish(rewritten) -> None:
     assert rewritten("hard_swish", HARD_SIGMOID) == "HardSwish"
 

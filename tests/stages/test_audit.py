@@ -176,6 +176,8 @@ def test_options_that_contradict_each_other_are_refused(
         audit(path, output=tmp_path / "out.onnx")
     with pytest.raises(UsageError, match="another file than the one that is audited"):
         audit(path, repair=True, output=path)
+    with pytest.raises(UsageError, match=r"openvino: expected a provider of ONNX Runtime.*mbdeploy verify"):
+        audit(path, providers=["openvino"])
 
 
 def test_float_weights_of_another_model_leave_nothing_behind(

@@ -186,3 +186,15 @@ def test_the_freshness_key_follows_files_labels_and_options(
     assert plan([model], data=labelled, against=write_mean_model("int8.onnx")).key != key
     np.savez(labelled, inputs=mean_images, labels=np.zeros(len(mean_images), int))
     assert plan([model], data=labelled).key != key
+
+
+def test_a_model_that_fell_back_is_labelled_in_the_report_and_its_table(
+    write_mean_model: Write, labelled: str, plug_fake: Plug
+) -> None:
+    from mbdeploy.stages.facts import derive_accuracy
+    from mbdeploy.stages.figures import tabulate_accuracy
+
+    word = f"cuda@{plug_fake('board', FakeTarget(answer=answer_mean)).partition('@')[2]}"
+    report = evaluate([write_mean_model()], data=labelled, provider=word, allow_fallback=True)
+    assert report.models[0].provider == f"{word} (fell back to cpu)"
+    assert tabulate_accuracy(derive_accuracy(report))[0].rows[0][:2] == ("fp32", f"{word} (fell back to cpu)")

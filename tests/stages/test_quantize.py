@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from mbdeploy import artifact, model_file
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.quant.pairsafe import find_clipping
+from mbdeploy.results import QuantizeRecord
 from mbdeploy.stages.material import METHODS
 from mbdeploy.stages.quantize import quantize
+from mbdeploy.stages.sections import tabulate_quantize
 
 
 def run_model(path, images, *, exact=False):
@@ -266,6 +269,16 @@ def test_the_file_carries_its_preprocessing_and_provenance(quantized):
     sidecar = artifact.read_sidecar(path)
     assert sidecar.sha256 == artifact.digest_file(path)
     assert record.samples == 6
+
+
+def test_the_table_says_where_channels_of_zeros_were_added_and_older_records_have_none(quantized):
+    _, record = quantized
+    older = msgspec.to_builtins(record)
+    del older["widened"]
+    assert msgspec.convert(older, QuantizeRecord).widened == {}
+    assert "channels of zeros added" not in dict(tabulate_quantize(record)[0].rows)
+    wide = msgspec.structs.replace(record, widened={"a": (3, 4), "b": (72, 80), "c": (72, 80)})
+    assert dict(tabulate_quantize(wide)[0].rows)["channels of zeros added"] == "3 layers: 3 -> 4, 72 -> 80"
 
 
 def refuse(model, tmp_path, error, **options):

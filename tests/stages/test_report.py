@@ -308,7 +308,7 @@ def test_accuracy_has_n_intervals_and_the_paired_difference(make_folder: Callabl
     )
     shown = report(make_folder(fp32=EXPORT, evaluation=evaluation))
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "fp32 80.0 [71.1, 86.7] 100.0 [96.3, 100.0] 100" in lines
+    assert "fp32 cpu 80.0 [71.1, 86.7] 100.0 [96.3, 100.0] 100" in lines
     row = next(line for line in lines if line.startswith("int8 5 of 100"))
     assert row.startswith("int8 5 of 100 +0 -5 -5.0 [")
 

@@ -15,7 +15,8 @@ import pytest
 from mbdeploy.card import Budgets
 from mbdeploy.errors import DataError, ModelError, StepError, UnavailableError, UsageError
 from mbdeploy.results import ParityReport, decode_result, encode_result
-from mbdeploy.stages.verify import GATES, plan, verify
+from mbdeploy.stages.parity import GATES
+from mbdeploy.stages.verify import plan, verify
 from mbdeploy.targets import Session
 from mbdeploy.targets.fake import FakeTarget
 
@@ -270,3 +271,38 @@ def test_a_gap_that_few_images_scatter_is_inconclusive_and_one_that_all_images_s
     assert found["one"].passed is None and found["one"].note.startswith("12 images cannot tell it from rounding")
     assert found["every"].value == pytest.approx(20 * math.log10(1.2), abs=1e-3)
     assert (found["every"].passed, found["every"].note) == (False, "")
+
+
+def test_on_openvino_the_exact_answers_come_from_onnx_runtime_here(
+    write_mean_model: Write, mean_golden: Path, real_openvino: None
+) -> None:
+    report = verify([write_mean_model("q.onnx", quantized=True)], golden=mean_golden, providers=["cpu", "openvino"])
+    on_cpu, on_openvino = ([row for row in report.rows if row.provider == word] for word in ("cpu", "openvino"))
+    assert [(row.mode, row.against) for row in on_openvino] == [("executed", "reference"), ("executed", "exact")]
+    assert on_openvino[0].session["runtime"].startswith("openvino 20")
+    assert on_openvino[0].session["provider_options"]["INFERENCE_PRECISION_HINT"] == "f32"
+    assert on_openvino[0].placement.nodes.keys() == {"OpenVINO"}
+    assert on_openvino[1].metrics.max_lsb is not None and on_openvino[1].metrics.max_lsb <= 1
+    assert abs(on_openvino[0].metrics.sqnr_db - on_cpu[0].metrics.sqnr_db) < 0.5
+    gap = [check for check in report.checks if check.name == "exact_gap_db"]
+    assert [check.note for check in gap] == ["", "exact on this machine's CPU"]
+
+
+def test_openvino_refuses_onnx_runtimes_session_configuration(write_mean_model: Write, mean_golden: Path) -> None:
+    with pytest.raises(UsageError, match=r"openvino: expected options of openvino.*--session-config a\.b"):
+        verify([write_mean_model()], golden=mean_golden, providers=["openvino"], session_config={"a.b": "1"})
+
+
+def test_without_openvino_it_is_unavailable_and_with_fallback_the_cpu_answers_for_it(
+    write_mean_model: Write, mean_golden: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken" / "openvino"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('a library of it is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    with pytest.raises(UnavailableError, match="a library of it is missing"):
+        verify([write_mean_model()], golden=mean_golden, providers=["openvino"])
+    report = verify([write_mean_model()], golden=mean_golden, providers=["openvino"], allow_fallback=True)
+    assert {row.provider for row in report.rows} == {"openvino (fell back to cpu)"}
+    assert "a library of it is missing" in report.rows[0].session["fallback"]
+    assert report.rows[0].placement.nodes.keys() == {"CPUExecutionProvider"}

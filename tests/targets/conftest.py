@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from mbdeploy.errors import UnavailableError
+from mbdeploy.targets import open_target, parse_provider
+from mbdeploy.targets.emulation import build, prefix, wheels
 
 
 @pytest.fixture
@@ -82,6 +87,35 @@ def stand_in_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return program
+
+
+@pytest.fixture
+def stand_in_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of programs called apt-get, apt-cache, dpkg-deb, qemu-aarch64 and (pip's) python, alone on the PATH.
+
+    What they do is in stand_ins.py; the cache lies in ``tmp_path / "cache"``.
+    """
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    source = Path(__file__).with_name("stand_ins.py").read_text(encoding="utf-8")
+    for name in ("apt-get", "apt-cache", "dpkg-deb", "qemu-aarch64", "python"):
+        (folder / name).write_text(f"#!{sys.executable} -SE\n{source}", encoding="utf-8")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(wheels.sys, "executable", str(folder / "python"))
+    monkeypatch.setattr(prefix, "find_onnxruntime", lambda: "1.2.3")
+    monkeypatch.setattr(build, "find_onnxruntime", lambda: "1.2.3")
+    return folder
+
+
+@pytest.fixture
+def real_arm() -> None:
+    """Skip where the emulation prefix has not been built."""
+    try:
+        open_target(parse_provider("arm@qemu:cortex-a53"))
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from mbdeploy.errors import StepError, UnavailableError
+from mbdeploy.errors import StepError, UnavailableError, UsageError
 from mbdeploy.targets import Answer, Job, Session, agent, open_target, parse_provider
 
 CPU = "CPUExecutionProvider"
@@ -39,7 +40,12 @@ def test_the_agent_imports_nothing_but_the_standard_library_numpy_and_a_runtime(
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             names.add(str(node.module).split(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "openvino"}
+
+
+def test_runtimes_are_imported_only_where_they_are_asked_for() -> None:
+    top = {alias.name for node in ast.parse(SOURCE).body if isinstance(node, ast.Import) for alias in node.names}
+    assert not top & {"onnxruntime", "openvino"}
 
 
 def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(
@@ -101,15 +107,87 @@ def test_a_dynamic_batch_that_is_none_is_refused_with_the_batch_it_failed_at(
         run_local(Job(kind="infer", sessions=(Session(model=path, provider=CPU),), inputs=images))
 
 
-def test_a_runtime_that_is_not_installed_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(agent.RefusedError, match="cannot be imported") as caught:
-        agent.import_onnxruntime()
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_runtime_that_is_not_installed_is_unavailable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(agent.RefusedError, match=f"{name} cannot be imported") as caught:
+        agent.IMPORTS[name]()
     assert caught.value.kind == "unavailable"
+    assert set(agent.IMPORTS) == set(agent.RUNTIMES)
+
+
+def test_a_session_that_may_fall_back_runs_on_the_cpu_and_says_why(
+    run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray
+) -> None:
+    session = Session(model=make_mean_model(), provider="NoSuchExecutionProvider", allow_fallback=True)
+    for job in (
+        Job(kind="infer", sessions=(session,), inputs=images),
+        Job(kind="bench", sessions=(session,), inputs=images, batch_size=1, warmup=0, min_duration_s=0, min_rounds=2),
+        Job(kind="memory", sessions=(session,), inputs=images, batch_size=1),
+    ):
+        ran = run_local(job).sessions[0]
+        assert "which does not have it" in ran.settings["fallback"]
+    assert run_local(Job(kind="infer", sessions=(session,), inputs=images)).sessions[0].placement.nodes.keys() == {CPU}
+
+
+def test_a_model_that_is_refused_does_not_fall_back(
+    run_local: RunJob, write_model: Callable[..., Path], images: np.ndarray
+) -> None:
+    path = write_model([helper.make_node("NoSuchOperator", ["x"], ["y"])], "odd.onnx")
+    session = Session(model=path, provider=CPU, allow_fallback=True)
+    with pytest.raises(StepError, match="REJECTED while loading"):
+        run_local(Job(kind="infer", sessions=(session,), inputs=images))
+
+
+class Recorder:
+    """An ONNX Runtime with a made-up device: it notes what is done to it, in order."""
+
+    def __init__(self) -> None:
+        self.notes: list[object] = []
+        self.OrtValue = self
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        def note(*arguments: object) -> object:
+            self.notes.append((name, *[value for value in arguments if isinstance(value, (str, int))]))
+            return self
+
+        return note
+
+
+def test_on_a_device_copies_lie_outside_the_timed_run_which_ends_synchronised() -> None:
+    session = agent.OnnxRuntime.__new__(agent.OnnxRuntime)
+    session._ort = session._session = ort = Recorder()
+    session.device, session._input, session.output_names = "cuda", "x", ["y"]
+    session.settings = {"provider_options": {"device_id": "1"}}
+    times = agent.Times([session], [np.zeros((1, 3, 4, 4), np.float32)], clock=lambda: ort.notes.append("clock") or 0)
+    times.add_round()
+    assert ort.notes == [
+        ("io_binding",),
+        ("ortvalue_from_numpy", "cuda", 1),
+        ("bind_ortvalue_input", "x"),
+        ("bind_output", "y", "cuda", 1),
+        ("synchronize_inputs",),
+        "clock",
+        ("run_with_iobinding",),
+        ("synchronize_outputs",),
+        "clock",
+        ("copy_outputs_to_cpu",),
+    ]
+    assert len(times.copies[0]) == len(times.wall[0]) == 1 and times.copies[0][0] > 0
+
+
+def test_on_the_host_there_are_no_copies(
+    run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray
+) -> None:
+    session = Session(model=make_mean_model(), provider=CPU)
+    job = Job(kind="bench", sessions=(session,), inputs=images, batch_size=1, warmup=0, min_duration_s=0, min_rounds=2)
+    ran = run_local(job).sessions[0]
+    assert ran.copy_ns == () and ran.settings["device"] == "cpu"
 
 
 def test_a_node_that_ran_elsewhere_is_named(tmp_path: Path) -> None:
-    event = {"cat": "Node", "name": "conv_kernel_time", "args": {"op_name": "Conv", "provider": "X", "node_index": "1"}}
+    facts = {"op_name": "Conv", "provider": "X", "node_index": "1", "input_type_shape": [{"float": [1]}, {"int8": []}]}
+    event = {"cat": "Node", "name": "conv_kernel_time", "args": facts}
     other = {"cat": "Node", "name": "nms_kernel_time", "args": {"op_name": "Nms", "provider": CPU, "node_index": "2"}}
     fence = {"cat": "Node", "name": "conv_fence_before", "args": {}}
     profile = tmp_path / "profile.json"
@@ -121,6 +199,7 @@ def test_a_node_that_ran_elsewhere_is_named(tmp_path: Path) -> None:
         "nodes": {"X": 1, CPU: 1},
         "operators": {"Conv": 1, "Nms": 1},
         "elsewhere": ["Nms nms"],
+        "ran": [("conv", "Conv", "X", "float32"), ("nms", "Nms", CPU, "")],
     }
     assert not profile.exists()
 
@@ -199,3 +278,29 @@ def test_a_cgroup_quota_is_the_tightest_one_on_the_way_up(monkeypatch: pytest.Mo
     assert agent.read_cgroup_cores() == 1.5
     files.clear()
     assert agent.read_cgroup_cores() is None
+
+
+@pytest.mark.parametrize("options", [{"NO_SUCH_PROPERTY": "1"}, {"INFERENCE_PRECISION_HINT": "f33"}])
+def test_a_property_that_openvino_does_not_know_is_no_fault_of_the_model(
+    options: dict[str, str],
+    run_local: RunJob,
+    make_mean_model: Callable[..., Path],
+    images: np.ndarray,
+    real_openvino: None,
+) -> None:
+    session = Session(model=make_mean_model(), provider="OpenVINO", runtime="openvino", provider_options=options)
+    with pytest.raises(UsageError, match=f"OpenVINO: expected options that it knows.*{next(iter(options))}"):
+        run_local(Job(kind="infer", sessions=(session,), inputs=images))
+
+
+def test_openvinos_instruction_set_is_recorded_and_one_for_the_whole_process(
+    run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray, real_openvino: None
+) -> None:
+    narrow = Session(
+        model=make_mean_model(), provider="OpenVINO", runtime="openvino", provider_options={agent.ISA: "SSE41"}
+    )
+    ran = run_local(Job(kind="infer", sessions=(narrow, narrow), inputs=images)).sessions[1]
+    assert ran.settings["provider_options"][agent.ISA] == "SSE41"
+    wide = msgspec.structs.replace(narrow, provider_options={})
+    with pytest.raises(UsageError, match=r"ONEDNN_MAX_CPU_ISA=.* in the same process"):
+        run_local(Job(kind="infer", sessions=(narrow, wide), inputs=images))

@@ -1,4 +1,4 @@
-"""One contract for every target that is present: this machine, an emulated CPU, the fake."""
+"""One contract for every target and runtime that is present: this machine, OpenVINO, an emulated CPU, the fake."""
 
 from __future__ import annotations
 
@@ -7,47 +7,93 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
-from mbdeploy.errors import UnavailableError, UsageError
-from mbdeploy.targets import Job, Session, Target, open_target, parse_provider
+from mbdeploy.errors import StepError, UnavailableError, UsageError
+from mbdeploy.targets import Job, Provider, Session, Target, open_target, parse_provider
 from mbdeploy.targets.fake import FakeTarget
 
 CPU = "CPUExecutionProvider"
+MakeSession = Callable[..., Session]
 
 
 def answer_mean(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
     return [2 * inputs.mean(axis=(2, 3))]
 
 
-@pytest.fixture(params=["local", "fake", pytest.param("qemu", marks=[pytest.mark.emulation, pytest.mark.slow])])
-def target(request: pytest.FixtureRequest) -> Target:
-    if request.param == "fake":
-        return FakeTarget(answer=answer_mean)
-    if request.param == "qemu":
-        request.getfixturevalue("real_qemu")
-        return open_target(parse_provider("cpu@qemu:haswell"))
-    return open_target(parse_provider("cpu"))
+EMULATED = [pytest.mark.emulation, pytest.mark.slow]
 
 
-def test_a_probe_describes_the_machine_and_its_providers(target: Target) -> None:
+@pytest.fixture(params=["local", "openvino", "fake", *(pytest.param(name, marks=EMULATED) for name in ("qemu", "arm"))])
+def provider(request: pytest.FixtureRequest) -> Provider:
+    if request.param in ("qemu", "arm"):
+        request.getfixturevalue(f"real_{request.param}")
+    if request.param == "openvino":
+        request.getfixturevalue("real_openvino")
+    words = {"qemu": "cpu@qemu:haswell", "arm": "arm@qemu:cortex-a53", "openvino": "openvino"}
+    return parse_provider(words.get(request.param, f"cpu@{request.param}"))
+
+
+@pytest.fixture
+def target(provider: Provider) -> Target:
+    return FakeTarget(answer=answer_mean) if provider.target == "fake" else open_target(provider)
+
+
+@pytest.fixture
+def make_session(provider: Provider) -> MakeSession:
+    """A session of this provider: ``make(model, **more)``."""
+
+    def make(model: Path, **more: object) -> Session:
+        fields = {"runtime": provider.runtime, "provider": provider.ep, "provider_options": dict(provider.options)}
+        return Session(**{"model": model, **fields, **more})  # type: ignore[arg-type]
+
+    return make
+
+
+def test_a_probe_describes_the_machine_and_its_providers(target: Target, provider: Provider) -> None:
     answer = target.run(Job(kind="probe"))
     assert answer.sessions == ()
-    assert CPU in answer.host.providers
+    assert {CPU, provider.ep} <= set(answer.host.providers)
+    assert provider.name not in answer.absent
     assert answer.host.cores >= 1
     assert (answer.host.emulator is not None) == target.emulated
 
 
 def test_every_session_answers_for_every_image_in_order(
-    target: Target, make_mean_model: Callable[..., Path], images: np.ndarray
+    target: Target,
+    provider: Provider,
+    make_session: MakeSession,
+    make_mean_model: Callable[..., Path],
+    images: np.ndarray,
 ) -> None:
-    path = make_mean_model()
-    sessions = (Session(model=path, provider=CPU), Session(model=path, provider=CPU, optimization="none"))
+    sessions = (make_session(make_mean_model()), make_session(make_mean_model("fixed.onnx", batch=2), threads=2))
     answer = target.run(Job(kind="infer", sessions=sessions, inputs=images, batch_size=3))
     for ran in answer.sessions:
         np.testing.assert_allclose(ran.outputs[0], 2 * images.mean(axis=(2, 3)), rtol=1e-5, atol=1e-6)
-        assert set(ran.placement.nodes) == {CPU}
+        assert set(ran.placement.nodes) == {provider.ep}
         assert ran.placement.elsewhere == ()
-    assert [ran.settings["optimization"] for ran in answer.sessions] == ["all", "none"]
+        assert sum(ran.placement.nodes.values()) == len(ran.placement.ran) > 0
+        assert {(node.provider, node.type) for node in ran.placement.ran} == {(provider.ep, "float32")}
+    assert [ran.settings["threads"] for ran in answer.sessions] == [1, 2]
+
+
+@pytest.mark.parametrize("provider", ["local", "openvino"], indirect=True)
+def test_outputs_keep_the_graphs_names_and_order(
+    make_session: MakeSession, provider: Provider, make_mean_model: Callable[..., Path], images: np.ndarray
+) -> None:
+    job = Job(kind="infer", sessions=(make_session(make_mean_model(outputs=2)),), inputs=images)
+    ran = open_target(provider).run(job).sessions[0]
+    assert ran.output_names == ("y0", "y1")
+    assert [output.shape for output in ran.outputs] == [(7, 3), (7, 3)]
+
+
+@pytest.mark.parametrize("provider", ["local", "openvino"], indirect=True)
+def test_a_graph_that_no_runtime_knows_is_rejected(
+    make_session: MakeSession, provider: Provider, write_model: Callable[..., Path], images: np.ndarray
+) -> None:
+    path = write_model([helper.make_node("NoSuchOperator", ["x"], ["y"])], "odd.onnx")
+    with pytest.raises(StepError, match=r"odd\.onnx.*REJECTED while loading.*NoSuchOperator"):
+        open_target(provider).run(Job(kind="infer", sessions=(make_session(path),), inputs=images))
 
 
 def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answer(
@@ -64,9 +110,9 @@ def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answ
 
 @pytest.mark.parametrize("kind", ["bench", "memory"])
 def test_times_exist_only_where_the_cpu_is_real(
-    target: Target, kind: str, make_mean_model: Callable[..., Path], images: np.ndarray
+    target: Target, make_session: MakeSession, kind: str, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:
-    session = Session(model=make_mean_model(), provider=CPU)
+    session = make_session(make_mean_model())
     job = Job(kind=kind, sessions=(session,), inputs=images, batch_size=1, warmup=1, min_duration_s=0, min_rounds=4)
     if target.emulated:
         with pytest.raises(UsageError, match="times do not exist"):

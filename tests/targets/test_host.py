@@ -56,6 +56,13 @@ def test_under_emulation_the_instructions_come_from_cpuid_and_the_name_from_the_
     assert host.cpu == host.emulator == "qemu -cpu Haswell"
 
 
+def test_an_emulated_arm_cpu_lists_what_its_own_cpuinfo_says() -> None:
+    cpuinfo = "Features\t: fp asimd cpuid asimddp sve sve2 i8mm svei8mm\nCPU implementer\t: 0x41\nCPU part\t: 0xd0b\n"
+    host = describe_host(make_facts(machine="aarch64", cpuinfo=cpuinfo), "qemu-aarch64 -cpu max")
+    assert host.isa == ("neon", "asimddp", "i8mm", "sve", "sve2", "svei8mm")
+    assert (host.machine, host.cpu, host.emulator) == ("aarch64", "qemu-aarch64 -cpu max", "qemu-aarch64 -cpu max")
+
+
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux", reason="compares CPUID with /proc/cpuinfo"
 )

@@ -1,0 +1,67 @@
+"""``mbdeploy targets``: the machines that models can be run on, and how to make another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mbdeploy.cli import options
+from mbdeploy.cli.screen import Screen
+from mbdeploy.errors import EXIT_OK
+
+
+@click.group("targets")
+@options.words
+def command() -> None:
+    """Show where models can run, or make a target that is missing."""
+
+
+@command.command("list")
+@options.table_format
+@options.words
+@click.pass_obj
+def list_targets(screen: Screen, /) -> None:
+    """List what may follow the @ of --provider, and what each one still needs.
+
+    Emulated CPUs give answers, never times.
+    """
+    from mbdeploy.cli.target_tables import describe_targets, tabulate_targets
+
+    targets = describe_targets()
+    screen.show(tabulate_targets(targets), targets)
+
+
+@command.command("setup")
+@click.argument("target", type=click.Choice(["qemu"]))
+@click.option(
+    "--cpu",
+    "cpus",
+    multiple=True,
+    metavar="NAME",
+    help="An ARM CPU that qemu can be. Repeatable.  [default: cortex-a53, cortex-a72, cortex-a76, neoverse-n1, "
+    "a64fx, max]",
+)
+@click.option(
+    "--sysroot",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="An arm64 root with a Python, in place of the distribution's packages.",
+)
+@click.option("--mirror", metavar="URI", help="A mirror of the distribution that has arm64, in place of apt's sources.")
+@options.table_format
+@options.words
+@click.pass_obj
+def setup(screen: Screen, /, target: str, cpus: tuple[str, ...], sysroot: Path | None, mirror: str | None) -> int:
+    """Build an arm64 Python with ONNX Runtime for qemu, so that --provider arm runs here.
+
+    It lies in the cache directory: no root is needed, and nothing of this system
+    changes. The Python comes from the distribution's arm64 packages, numpy and ONNX
+    Runtime from your pip index. What is there already is not built again.
+    """
+    from mbdeploy.cli.target_tables import describe_built, tabulate_built
+    from mbdeploy.targets.emulation import build_prefix
+
+    with screen.progress() as on_progress:
+        built = build_prefix(sysroot=sysroot, mirror=mirror, cpus=cpus, on_progress=on_progress)
+    screen.show(tabulate_built(built), describe_built(built))
+    return EXIT_OK

@@ -1,0 +1,88 @@
+"""What a search over mixed precision found: effects of single choices, measured mixes, and the one that was taken."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mbdeploy.estimate import Interval
+from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef
+
+Kind = Literal["layer", "block", "first", "last", "squeeze", "depthwise"]
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """Layers that go to float together: one ``layer``, a residual ``block``, the ``first`` or ``last`` ones of the
+    network, the ``squeeze``-and-excite branches, or all ``depthwise`` ones. ``layers`` are names of nodes."""
+
+    name: str
+    kind: Kind
+    layers: tuple[str, ...]
+
+
+class Effect(msgspec.Struct, frozen=True, kw_only=True):
+    """What a move does on its own, all else being equal.
+
+    ``ratio`` is the time with these layers in float over the time with all in INT8, conversions included.
+    ``spared_db`` is the SQNR of the outputs with these layers in float and the rest in INT8, ``alone_db`` that with
+    these in INT8 and the rest in float.
+    """
+
+    move: Move
+    ratio: Interval
+    spared_db: float
+    alone_db: float
+
+
+class Goals(msgspec.Struct, frozen=True, kw_only=True):
+    """What the user asks for: top-1 points that may be lost, SQNR in dB, time over optimised FP32; None: no matter."""
+
+    max_drop: float | None = None
+    min_sqnr: float | None = None
+    target_ratio: float | None = None
+
+
+class Mix(msgspec.Struct, frozen=True, kw_only=True):
+    """One mixed file as measured: ``keep_float`` names its float layers.
+
+    ``ratio`` is its time over optimised FP32's. ``drop`` is the top-1 it loses, in points; where images have no labels
+    it is the share of images whose first class is another than FP32's, which no loss can exceed. ``reward`` is
+    ACC (LAT / TAR)^-0.07 of MnasNet (Tan et al., arXiv:1807.11626, eq. 2 and 3), with 1 - drop as accuracy.
+    """
+
+    name: str
+    keep_float: tuple[str, ...]
+    ratio: Interval
+    sqnr_db: float
+    drop: Interval
+    size_bytes: int
+    reward: float
+    on_front: bool
+
+
+class MixReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole search. ``chosen`` is None where no mix reaches the goals: then the float file is what to ship.
+
+    ``mixes`` start with all in INT8; like the ``effects`` they are without what the recipe fits to its inputs, which
+    would be another in each. ``made`` are those that were then quantized in full and measured again, in this order;
+    the last one is ``final`` if it was written.
+    """
+
+    model: ModelRef
+    provider: str
+    threads: int
+    host: Host
+    data: str
+    images: int
+    labelled: bool
+    held_out: bool
+    goals: Goals
+    effects: tuple[Effect, ...]
+    mixes: tuple[Mix, ...]
+    made: tuple[Mix, ...]
+    chosen: str | None
+    reason: str
+    final: Mix | None
+    checks: tuple[Check, ...]
+    schema_version: int = SCHEMA_VERSION

@@ -1,0 +1,211 @@
+"""The search for the best mix of INT8 and float: effects of single moves, a path of measured mixes, and a choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
+from mbdeploy.mixing.front import mark_front
+from mbdeploy.mixing.path import measure_gain, rank_faster, rank_helpful, weigh
+from mbdeploy.mixing.report import Effect, Goals, Mix, MixReport, Move
+from mbdeploy.model_file import describe_model
+from mbdeploy.stages.mix_measure import Laboratory, open_laboratory
+from mbdeploy.watch import Limits
+
+_LIST_STEP = "mbdeploy.stages.mix_job:list_moves"
+_PLACE_STEP = "mbdeploy.stages.mix_job:place_mixes"
+#: Mixes beside all-INT8 that are made and measured, at most.
+_MOST_STEPS = 10
+#: Moves that are tried behind a mix before the next one is chosen.
+_CANDIDATES = 5
+#: Moves that are timed in one process, by turns with all-INT8.
+_AT_ONCE = 6
+#: What the files of moves may take on disk.
+_SCRATCH_BYTES = 2 * 1024**3
+ALL_INT8 = "all in INT8"
+
+
+def search(
+    model: Path,
+    kit: Path,
+    scratch: Path,
+    *,
+    goals: Goals,
+    keep_float: Sequence[str] = (),
+    search_data: str,
+    calibrated_on: tuple[str, int, int] | None = None,
+    num_search_samples: int = 128,
+    preprocess: str | None = None,
+    provider: str = "cpu",
+    threads: int = 1,
+    limits: Limits | None = None,
+    on_progress: Progress = ignore_progress,
+) -> MixReport:
+    """Find out which layers of the float ``model`` deserve INT8 on ``provider``, from the kit that ``quantize`` left.
+
+    Rules: 1. every move (:func:`mbdeploy.mixing.moves.find_moves`) is measured on its own, in whole files: the
+    outputs' SQNR with these layers alone in float and alone in INT8, and the time by turns with all-INT8. 2. A path of
+    mixes goes from all-INT8 first to what is faster, then to what takes most error off for its time; each is
+    measured, and the path ends after ``_MOST_STEPS``. 3. All mixes are timed by turns
+    with optimised FP32, and one is chosen (:func:`mbdeploy.mixing.front.choose_mix`). ``search_data`` is where the
+    images come from; those of ``calibrated_on`` (source, limit, seed) are left out where others remain. ``keep_float``
+    stays in float in every mix. ``scratch`` is a folder for files; nothing is written besides.
+
+    Raises:
+        UsageError: an emulated target. UnavailableError, DataError, StepError: as ``bench``.
+    """
+    place = _Placer(model, kit, scratch, limits)
+    listed = place.ask(_LIST_STEP, {"keep_float": list(keep_float)})
+    moves, asked = msgspec.convert(listed["moves"], list[Move]), tuple(listed["kept"])
+    laboratory = open_laboratory(
+        model,
+        search_data,
+        calibrated_on=calibrated_on,
+        limit=num_search_samples,
+        preprocess=preprocess,
+        provider=provider,
+        threads=threads,
+        on_progress=on_progress,
+    )
+    everything = place.make([asked])[0]
+    effects = _measure_effects(moves, asked, everything, place, laboratory, on_progress)
+    made = _walk(effects, asked, everything, place, laboratory, on_progress)
+    mixes = mark_front(laboratory.measure_mixes(made, goals))
+    return MixReport(
+        model=describe_model(model),
+        provider=provider,
+        threads=threads,
+        host=laboratory.host,
+        data=search_data,
+        images=len(laboratory.images),
+        labelled=laboratory.labels is not None,
+        held_out=laboratory.held_out,
+        goals=goals,
+        effects=tuple(effects),
+        mixes=tuple(mixes),
+        made=(),
+        chosen=None,
+        reason="",
+        final=None,
+        checks=(),
+    )
+
+
+def measure_made(mix: Mix, path: Path, *, model: Path, goals: Goals, **measuring: Any) -> Mix:
+    """The mix as it is after it was made in full, as ``path``, measured as all were."""
+    laboratory = open_laboratory(
+        model,
+        measuring["search_data"],
+        calibrated_on=measuring["calibrated_on"],
+        limit=measuring["num_search_samples"],
+        preprocess=measuring["preprocess"],
+        provider=measuring["provider"],
+        threads=measuring["threads"],
+        on_progress=measuring["on_progress"],
+    )
+    return laboratory.measure_mixes({mix.name: (path, mix.keep_float)}, goals)[0]
+
+
+class _Placer:
+    """Makes mixed files in a scratch folder, in children."""
+
+    def __init__(self, model: Path, kit: Path, scratch: Path, limits: Limits | None) -> None:
+        self._model, self._kit, self._scratch, self._limits = model, kit, scratch, limits
+        self._count = 0
+
+    def ask(self, step: str, request: Mapping[str, Any]) -> Any:
+        outcome = run_step(step, {"kit": str(self._kit), **request}, limits=self._limits)
+        return demand_value(
+            outcome,
+            where=self._model,
+            expected="the search to run to its end",
+            todo="check the limits; without goals, `mbdeploy quantize` needs no search",
+        )
+
+    def make(self, mixes: Sequence[Sequence[str]], alone: Sequence[Sequence[str]] = ()) -> list[Path]:
+        """One file for each set of nodes that stay in float, then one for each set of layers alone in INT8."""
+        paths = [self._scratch / f"mix_{self._count + index}.onnx" for index in range(len(mixes) + len(alone))]
+        self._count += len(paths)
+        names = [str(path) for path in paths]
+        request = {
+            "mixes": dict(zip(names, map(list, mixes), strict=False)),
+            "alone": dict(zip(names[len(mixes) :], map(list, alone), strict=True)),
+        }
+        self.ask(_PLACE_STEP, request)
+        return paths
+
+
+def _measure_effects(
+    moves: Sequence[Move],
+    asked: tuple[str, ...],
+    everything: Path,
+    place: _Placer,
+    laboratory: Laboratory,
+    on_progress: Progress,
+) -> list[Effect]:
+    effects: list[Effect] = []
+    size = max(_AT_ONCE, _SCRATCH_BYTES // (5 * everything.stat().st_size))  # a float file takes four times as much
+    for start in range(0, len(moves), size):
+        chunk = moves[start : start + size]
+        paths = place.make([asked + move.layers for move in chunk], [move.layers for move in chunk])
+        found = laboratory.measure_sqnr(paths)
+        spared = paths[: len(chunk)]
+        ratios = []
+        for first in range(0, len(spared), _AT_ONCE):
+            on_progress("moves", start + first, len(moves))
+            ratios += laboratory.time_against(everything, spared[first : first + _AT_ONCE])
+        for move, ratio, spared_db, alone_db in zip(chunk, ratios, found, found[len(chunk) :], strict=False):
+            effects.append(Effect(move=move, ratio=ratio, spared_db=spared_db, alone_db=alone_db))
+        for path in paths:
+            path.unlink()
+    on_progress("moves", len(moves), len(moves))
+    return effects
+
+
+def _walk(
+    effects: Sequence[Effect],
+    asked: tuple[str, ...],
+    everything: Path,
+    place: _Placer,
+    laboratory: Laboratory,
+    on_progress: Progress,
+) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    """Mixes by name, each one move more than the one before: a file, and its layers in float.
+
+    Effects do not simply add up: a move that saved time on its own is timed again behind those before it, and of the
+    most promising moves for accuracy the one is taken that does most behind those before it.
+    """
+    base_db = last_db = laboratory.measure_sqnr([everything])[0]
+    made = {ALL_INT8: (everything, asked)}
+    kept, last = asked, everything
+    left = list(effects)
+    while len(made) <= _MOST_STEPS:
+        on_progress("mixes", len(made) - 1, _MOST_STEPS)
+        faster = rank_faster(left, kept)[:1]
+        tried = faster or rank_helpful(left, kept, base_db)[:_CANDIDATES]
+        if not tried:
+            break
+        wider = [tuple(dict.fromkeys((*kept, *effect.move.layers))) for effect in tried]
+        paths = place.make(wider)
+        reached = laboratory.measure_sqnr(paths)
+        best = max(range(len(tried)), key=lambda index: weigh(tried[index], reached[index], last_db))
+        useful = (
+            laboratory.time_against(last, [paths[best]])[0].high < 1
+            if faster
+            else measure_gain(reached[best], last_db) > 0
+        )
+        if useful:
+            kept, last, last_db = wider[best], paths[best], reached[best]
+            made[f"+ {tried[best].move.name}"] = (last, kept)
+            left.remove(tried[best])
+        else:
+            left = [effect for effect in left if effect not in tried]
+        for path in paths:
+            if path != last:
+                path.unlink()
+    on_progress("mixes", _MOST_STEPS, _MOST_STEPS)
+    return made

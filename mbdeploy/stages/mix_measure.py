@@ -1,0 +1,189 @@
+"""Where the search measures: images, FP32's outputs for them, and a target that runs and times mixed files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from mbdeploy.data import Dataset, load_batches, open_dataset
+from mbdeploy.data.samples import Sample, take_samples
+from mbdeploy.errors import DataError
+from mbdeploy.estimate import Interval, estimate_paired_difference, estimate_proportion, estimate_ratio
+from mbdeploy.isolate import Progress
+from mbdeploy.mixing.front import compute_reward
+from mbdeploy.mixing.report import Goals, Mix
+from mbdeploy.quant.metrics import compare_outputs
+from mbdeploy.results import Host
+from mbdeploy.stages.classes import settle_background
+from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess, entitle, plan_session, read_subject
+from mbdeploy.targets import Answer, Job, Provider, Target, open_target, parse_provider
+from mbdeploy.targets.job import refuse_emulated_times
+
+#: Images on which single moves are compared; mixes are compared on all.
+_FEW = 32
+#: Rounds: of six moves by turns, and of the mixes, whose ratios are what the user is told.
+_MOVE_ROUNDS, _MIX_ROUNDS = 40, 120
+_WARMUP = 3
+_SPINNING = {"session.force_spinning_stop": "1"}
+
+
+class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """A target with images on it. ``expected`` is FP32's first output (n, …) for ``images`` (n, c, h, w).
+
+    ``labels`` are class numbers as the model counts them, or None. ``held_out`` says that no image was calibrated on.
+    """
+
+    subject: Subject
+    provider: Provider
+    target: Target
+    threads: int
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64] | None
+    held_out: bool
+    expected: NDArray[Any]
+    host: Host
+    on_progress: Progress
+
+    def measure_sqnr(self, paths: Sequence[Path]) -> list[float]:
+        """SQNR of each file's outputs against FP32's in dB, on few images; NaN for outputs that cannot be believed."""
+        outputs = self._run("infer", paths, self.images[:_FEW])
+        expected = self.expected[:_FEW]
+        return [compare_outputs(expected, ran.outputs[0]).sqnr_db for ran in outputs.sessions]
+
+    def time_against(self, baseline: Path, paths: Sequence[Path], rounds: int = _MOVE_ROUNDS) -> list[Interval]:
+        """Time of each file over the baseline's, by turns: CPU time with one thread on a CPU, else wall time."""
+        sessions = self._run("bench", [baseline, *paths], self.images[:_FEW], rounds).sessions
+        by_cpu = self.threads == 1 and sessions[0].settings.get("device", "cpu") == "cpu"
+        times = [ran.cpu_ns if by_cpu else ran.wall_ns for ran in sessions]
+        return [estimate_ratio(times[0], candidate) for candidate in times[1:]]
+
+    def measure_mixes(self, made: Mapping[str, tuple[Path, tuple[str, ...]]], goals: Goals) -> list[Mix]:
+        """Every mix against optimised FP32, on all images and in one run."""
+        paths = [path for path, _ in made.values()]
+        ratios = self.time_against(self.subject.path, paths, _MIX_ROUNDS)
+        outputs = [ran.outputs[0] for ran in self._run("infer", paths, self.images).sessions]
+        target = goals.target_ratio or ratios[0].value
+        mixes = []
+        for (name, (path, kept)), ratio, output in zip(made.items(), ratios, outputs, strict=True):
+            drop = self._measure_drop(output)
+            mixes.append(
+                Mix(
+                    name=name,
+                    keep_float=kept,
+                    ratio=ratio,
+                    sqnr_db=compare_outputs(self.expected, output).sqnr_db,
+                    drop=drop,
+                    size_bytes=path.stat().st_size,
+                    reward=compute_reward(drop.value, ratio.value, target),
+                    on_front=False,
+                )
+            )
+        return mixes
+
+    def _measure_drop(self, output: NDArray[Any]) -> Interval:
+        """Points of top-1 lost; without labels, of images (pixels) whose class is another."""
+        if self.labels is not None:
+            before, after = (values.argmax(axis=1).reshape(-1) == self.labels for values in (self.expected, output))
+            gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+            found = estimate_paired_difference(lost, gained, len(self.labels))  # the float model's gain is our loss
+        else:
+            agreement = compare_outputs(self.expected, output).top1_agreement
+            share = float("nan") if agreement is None else 1 - agreement
+            count = 0 if agreement is None else round(share * len(self.images))
+            found = msgspec.structs.replace(estimate_proportion(count, len(self.images)), value=share)
+        return msgspec.structs.replace(found, value=100 * found.value, low=100 * found.low, high=100 * found.high)
+
+    def _run(self, kind: Any, paths: Sequence[Path], images: NDArray[np.float32], rounds: int = 0) -> Answer:
+        config = _SPINNING if self.threads > 1 and self.provider.runtime == "onnxruntime" else None
+        mixes = msgspec.structs.replace(self.subject, companions=())  # all weights of a mixed file are inside
+        subjects = (
+            self.subject if path == self.subject.path else msgspec.structs.replace(mixes, path=path) for path in paths
+        )
+        sessions = tuple(
+            plan_session(subject, self.provider, threads=self.threads, session_config=config) for subject in subjects
+        )
+        size = self.subject.signature.batch or (1 if kind == "bench" else 16)
+        job = Job(
+            kind=kind,
+            sessions=sessions,
+            inputs=images,
+            batch_size=size,
+            min_duration_s=0.0,
+            min_rounds=rounds,
+            warmup=3,
+        )
+        return self.target.run(job)
+
+
+def open_laboratory(
+    model: Path,
+    search_data: str,
+    *,
+    calibrated_on: tuple[str, int, int] | None,
+    limit: int,
+    preprocess: str | None,
+    provider: str,
+    threads: int,
+    on_progress: Progress,
+) -> Laboratory:
+    """Load at most ``limit`` images and run FP32 on them.
+
+    Images that calibrated are left out where others remain; a label is used where every image has one.
+
+    Raises:
+        UsageError: times do not exist on this target. DataError: unusable images.
+    """
+    subject = read_subject(model, "fp32")
+    asked = parse_provider(provider)
+    target = open_target(asked)
+    refuse_emulated_times(target, "bench")
+    dataset, held_out = _choose_images(search_data, calibrated_on, limit)
+    batches = list(load_batches(dataset, choose_preprocess(dataset, [subject], preprocess)))
+    images = np.concatenate([batch.inputs for batch in batches])
+    check_inputs([subject], images.shape, search_data)
+    answer = target.run(
+        Job(kind="infer", sessions=(plan_session(subject, asked, threads=threads),), inputs=images),
+        entitle(on_progress, f"FP32 on {asked.word}"),
+    )
+    expected = answer.sessions[0].outputs[0]
+    labels = None
+    if all(batch.labels is not None for batch in batches) and expected.size == len(images) * expected.shape[1]:
+        labels = np.concatenate([batch.labels for batch in batches if batch.labels is not None])
+        labels = labels + settle_background([subject], expected.shape[1], int(labels.max()), search_data)
+    return Laboratory(
+        subject=subject,
+        provider=asked,
+        target=target,
+        threads=threads,
+        images=images,
+        labels=labels,
+        held_out=held_out,
+        expected=expected,
+        host=answer.host,
+        on_progress=on_progress,
+    )
+
+
+def _choose_images(search_data: str, calibrated_on: tuple[str, int, int] | None, limit: int) -> tuple[Dataset, bool]:
+    """At most ``limit`` samples, labelled if they can be; whether none of them calibrated."""
+    try:
+        dataset = open_dataset(search_data, split="check", labelled=True)
+    except DataError:
+        dataset = open_dataset(search_data, split="check")
+    seen = set()
+    if calibrated_on is not None:
+        source, count, seed = calibrated_on
+        chosen = open_dataset(source, split="calibrate", limit=count, seed=seed)
+        seen = {_identify(sample) for sample in chosen.samples}
+    fresh = tuple(sample for sample in dataset.samples if _identify(sample) not in seen)
+    samples = take_samples(fresh or dataset.samples, limit, 0)
+    return msgspec.structs.replace(dataset, samples=samples), bool(fresh)
+
+
+def _identify(sample: Sample) -> tuple[object, ...]:
+    return Path(sample.path).resolve(), sample.box, sample.row

@@ -1,0 +1,106 @@
+"""A search over mixed precision as tables: the goals, the mixes that were measured, and what each move does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mbdeploy.estimate import Interval
+from mbdeploy.mixing.report import Effect, Mix, MixReport
+from mbdeploy.stages.tables import Table, format_bytes
+
+_MOST_ROWS = 10
+
+
+def tabulate_search(report: MixReport) -> list[Table]:
+    """The outcome, the mixes (those on the Pareto front marked), and the moves that matter most."""
+    facts = Table(title="INT8 within goals", columns=("", ""), rows=tuple(_list_facts(report)), left=(0, 1))
+    mixes = Table(
+        title=f"Mixes on {report.provider}, each with one more move in float, before weights are fitted",
+        columns=("mix", "of FP32's time", "SQNR dB", "drop", "size", "front"),
+        rows=tuple(_describe_mix(mix, mix.name == report.chosen) for mix in report.mixes),
+        notes=_explain_mixes(report),
+    )
+    made = Table(
+        title="Quantized in full",
+        columns=mixes.columns,
+        rows=tuple(_describe_mix(mix, mix.name == report.chosen) for mix in report.made),
+    )
+    return [facts, *([made] if report.made else []), mixes, _tabulate_effects(report.effects)]
+
+
+def list_goals(report: MixReport) -> list[str]:
+    """The goals in words."""
+    goals = report.goals
+    said = []
+    if goals.min_sqnr is not None:
+        said.append(f"at least {goals.min_sqnr:g} dB")
+    if goals.max_drop is not None:
+        said.append(f"at most {goals.max_drop:g} points of top-1 lost")
+    if goals.target_ratio is not None:
+        said.append(f"at most {goals.target_ratio:g} of optimised FP32's time")
+    return said
+
+
+def _list_facts(report: MixReport) -> Iterator[tuple[str, str]]:
+    yield "goals", ", ".join(list_goals(report))
+    images = f"{report.images} of {report.data}" + ("" if report.held_out else ", which calibrated it: optimistic")
+    yield "images", images + (", labelled" if report.labelled else ", without labels")
+    if report.final is None:
+        yield "result", "no file: ship the float one"
+        yield "why", report.reason
+        return
+    final = report.final
+    yield "chosen", f"{report.chosen}: {report.reason}"
+    yield "in float", ", ".join(final.keep_float) or "nothing"
+    yield "written, measured again", f"{_say(final.ratio)} of FP32's time, {final.sqnr_db:.2f} dB"
+    for check in report.checks:
+        verdict = {True: "pass", False: "FAIL", None: "inconclusive"}[check.passed]
+        yield check.name, f"{verdict} ({check.value:.4g} {check.comparison} {check.bound:.4g}) {check.note}".strip()
+
+
+def _describe_mix(mix: Mix, chosen: bool) -> tuple[str, ...]:
+    front = "*" if mix.on_front else ""
+    return (
+        f"{mix.name}{' (chosen)' if chosen else ''}",
+        _say(mix.ratio),
+        f"{mix.sqnr_db:.2f}",
+        f"{mix.drop.value:.2f}",
+        format_bytes(mix.size_bytes),
+        front,
+    )
+
+
+def _explain_mixes(report: MixReport) -> tuple[str, ...]:
+    if report.labelled:
+        return ("drop: points of top-1 lost on these images",)
+    return ("drop: share of images whose first class is another, in points; no loss of top-1 can be larger",)
+
+
+def _tabulate_effects(effects: Sequence[Effect]) -> Table:
+    """The moves that bring most accuracy, and those that save most time."""
+    by_gain = sorted(effects, key=lambda effect: -effect.spared_db)
+    by_time = sorted((effect for effect in effects if effect.ratio.high < 1), key=lambda effect: effect.ratio.value)
+    shown = list({id(effect): effect for effect in (*by_time[: _MOST_ROWS // 2], *by_gain[:_MOST_ROWS])}.values())
+    return Table(
+        title="What a move does on its own",
+        columns=("in float", "kind", "time", "dB with it in float", "dB of it alone in INT8"),
+        rows=tuple(
+            (
+                effect.move.name,
+                effect.move.kind,
+                _say(effect.ratio),
+                f"{effect.spared_db:.2f}",
+                f"{effect.alone_db:.2f}",
+            )
+            for effect in shown[:_MOST_ROWS]
+        ),
+        notes=(
+            "time: of all in INT8, conversions included",
+            f"of {len(effects)} moves those that save most time or bring most accuracy",
+        ),
+        left=(0, 1),
+    )
+
+
+def _say(ratio: Interval) -> str:
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"

@@ -1,0 +1,233 @@
+"""The search over mixed precision: what is chosen follows from the figures, and nothing is written that misses them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from mbdeploy.cli import program
+from mbdeploy.errors import UsageError
+from mbdeploy.isolate import Outcome, Verdict, ignore_progress
+from mbdeploy.mixing.report import MixReport
+from mbdeploy.results import decode_result
+from mbdeploy.stages import mix, mix_measure
+from mbdeploy.stages import quantize as quantize_stage
+from mbdeploy.stages.mix_page import render_search
+from mbdeploy.stages.mix_tables import tabulate_search
+from mbdeploy.targets.fake import FakeTarget
+from mbdeploy.tradeoff import quantize_within
+
+#: Made-up time units of a layer: (in float, in INT8). The stem is slower in INT8, as it is on real CPUs.
+COSTS = {"stem": (10, 20), "middle": (40, 20), "head": (40, 20)}
+
+
+@functools.cache
+def sum_costs(path: Path) -> int:
+    model = onnx.load(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return sum(COSTS[node.name][node.input[1] not in constants] for node in model.graph.node if node.name in COSTS)
+
+
+def answer(session, inputs):
+    opened = onnxruntime.InferenceSession(str(session.model), providers=["CPUExecutionProvider"])
+    return opened.run(None, {opened.get_inputs()[0].name: inputs})
+
+
+def take_time(index, session, number):
+    return 1000 * sum_costs(session.model)
+
+
+def run_here(step, request, **keywords):
+    """A step without its child."""
+    module, _, function = step.partition(":")
+    value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), ignore_progress)
+    return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
+
+
+@pytest.fixture(autouse=True)
+def target(monkeypatch):
+    sum_costs.cache_clear()  # names of scratch files come again
+    monkeypatch.setattr(mix_measure, "open_target", lambda provider: FakeTarget(answer=answer, time_ns=take_time))
+    for stage in (mix, quantize_stage):
+        monkeypatch.setattr(stage, "run_step", run_here)
+
+
+@pytest.fixture
+def model(tmp_path):
+    random = np.random.default_rng(5)
+    shapes = {"stem": (4, 3, 3, 3), "middle": (4, 4, 3, 3), "head": (4, 4, 1, 1)}
+    constants = [
+        numpy_helper.from_array(random.normal(0, 0.4, shape).astype(np.float32), f"{name}.w")
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "stem.w"], ["a"], "stem"),
+        helper.make_node("Relu", ["a"], ["b"], "relu"),
+        helper.make_node("Conv", ["b", "middle.w"], ["c"], "middle"),
+        helper.make_node("GlobalAveragePool", ["c"], ["d"], "pool"),
+        helper.make_node("Conv", ["d", "head.w"], ["e"], "head"),
+        helper.make_node("Flatten", ["e"], ["logits"], "flatten"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 10, 10])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
+        constants,
+    )
+    path = tmp_path / "float.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+@pytest.fixture
+def images(tmp_path):
+    np.savez(tmp_path / "images.npz", inputs=np.random.default_rng(2).normal(0, 1, (24, 3, 10, 10)).astype(np.float32))
+    return str(tmp_path / "images.npz")
+
+
+@pytest.fixture
+def search(model, images, tmp_path):
+    def run(*, recipe="portable", **goals):
+        return quantize_within(
+            model,
+            output=tmp_path / "int8.onnx",
+            calibration=images,
+            recipe=recipe,
+            num_calibration_samples=8,
+            **goals,
+        )
+
+    return run
+
+
+def test_what_is_slower_in_int8_stays_in_float(search, tmp_path):
+    report = search(min_sqnr=0.0)
+    assert report.chosen == "+ stem"
+    assert report.final.keep_float == ("stem",)
+    assert report.final.ratio.value == pytest.approx(50 / 90)
+    made = onnx.load(tmp_path / "int8.onnx")
+    stem = next(node for node in made.graph.node if node.name == "stem")
+    assert stem.input[1] in {tensor.name for tensor in made.graph.initializer}
+
+
+def test_each_mix_is_one_move_more_than_the_one_before(search):
+    report = search(min_sqnr=0.0)
+    assert report.mixes[0].name == "all in INT8"
+    assert report.mixes[0].ratio.value == pytest.approx(60 / 90)
+    sizes = [len(mix.keep_float) for mix in report.mixes]
+    assert sizes == sorted(set(sizes))
+
+
+def test_effects_are_the_times_and_errors_of_whole_files(search):
+    effects = {effect.move.name: effect for effect in search(min_sqnr=0.0).effects}
+    assert effects["stem"].ratio.value == pytest.approx(50 / 60)
+    assert effects["middle"].ratio.value == pytest.approx(80 / 60)
+    assert all(effect.spared_db > 5 and effect.alone_db > 5 for effect in effects.values())
+
+
+def test_the_most_accurate_mix_within_the_time_is_taken(search):
+    report = search(target_ratio=0.8)  # the stem and one more layer in float: 70 / 90
+    able = [mix for mix in report.mixes if mix.ratio.high <= 0.8]
+    assert report.chosen == max(able, key=lambda mix: mix.sqnr_db).name
+    assert [check.passed for check in report.checks] == [True]
+
+
+def test_where_no_mix_will_do_no_file_is_written(search, tmp_path):
+    report = search(min_sqnr=200.0)
+    assert report.chosen is None and report.final is None and report.checks == ()
+    assert len(report.made) == 1  # what fitting brings is known then: nothing, here
+    assert "misses 200 dB" in report.reason
+    assert not (tmp_path / "int8.onnx").exists()
+    saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
+    assert saved == report
+    assert "No mix: ship the float file" in (tmp_path / "int8.mix.html").read_text()
+
+
+def test_the_mix_that_was_chosen_can_be_made_again_by_name(search, model, images, tmp_path):
+    keep_float = search(min_sqnr=0.0).final.keep_float
+    again = tmp_path / "again.onnx"
+    options = {"calibration": images, "recipe": "portable", "num_calibration_samples": 8}
+    quantize_stage.quantize(model, output=again, keep_float=keep_float, **options)
+    assert again.read_bytes() == (tmp_path / "int8.onnx").read_bytes()
+
+
+def test_fitted_weights_are_measured_before_a_mix_is_refused(search, model, images, tmp_path):
+    report = search(min_sqnr=0.0, recipe="accurate")
+    plain = next(mix for mix in report.mixes if mix.name == report.chosen)
+    assert report.made == (report.final,)
+    assert report.final.sqnr_db != plain.sqnr_db
+    assert not [path for path in tmp_path.iterdir() if "scratch" in path.name]
+    goal = plain.sqnr_db + 0.1  # out of reach of the plain ones
+    better = search(min_sqnr=goal, recipe="accurate")
+    assert (better.final is None) == all(mix.sqnr_db < goal for mix in better.made)
+
+
+def test_images_that_calibrated_do_not_judge(search):
+    report = search(min_sqnr=0.0)
+    assert (report.images, report.held_out, report.labelled) == (16, True, False)
+    assert search(min_sqnr=0.0, num_search_samples=5).images == 5
+
+
+def test_with_nothing_else_the_images_that_calibrated_judge_and_it_is_said(search, model, images, tmp_path):
+    report = quantize_within(
+        model, output=tmp_path / "int8.onnx", calibration=images, recipe="portable", min_sqnr=0.0, num_search_samples=4
+    )
+    assert not report.held_out
+    rows = dict(tabulate_search(report)[0].rows)
+    assert rows["images"].endswith("which calibrated it: optimistic, without labels")
+
+
+def test_labels_make_the_drop_a_loss_of_top1(search, tmp_path, model):
+    inputs = np.random.default_rng(8).normal(0, 1, (12, 3, 10, 10)).astype(np.float32)
+    logits = onnxruntime.InferenceSession(str(model)).run(None, {"image": inputs})[0]
+    np.savez(tmp_path / "labelled.npz", inputs=inputs, labels=logits.argmin(axis=1))  # FP32 is right nowhere
+    report = search(max_drop=0.5, search_data=str(tmp_path / "labelled.npz"))
+    assert report.labelled
+    assert report.mixes[0].drop.value <= 0.0  # nothing can be lost
+    assert report.final.drop.high > 0.5 and report.checks[1].passed is None  # twelve images prove little
+
+
+@pytest.mark.parametrize("goals", [{}, {"min_sqnr": -1.0}, {"target_ratio": float("nan")}])
+def test_goals_that_make_no_sense_are_refused(search, goals):
+    with pytest.raises(UsageError):
+        search(**goals)
+
+
+def test_the_page_escapes_names_and_shows_the_figures(search):
+    report = search(min_sqnr=0.0)
+    hostile = msgspec.structs.replace(report, reason="<script>alert(1)</script>\x1b[31m")
+    page = render_search(hostile)
+    assert "<script" not in page and "\x1b" not in page
+    assert f"{report.final.sqnr_db:.2f} dB" in page
+
+
+def test_the_command_says_what_was_chosen_and_ends_with_1_where_nothing_was(model, images, tmp_path):
+    def call(*args):
+        options = ["--calibration", images, "--fast", "--num-calibration-samples", "8", "-o", str(tmp_path / "x.onnx")]
+        return CliRunner().invoke(program, ["quantize", str(model), *options, *args])
+
+    done = call("--min-sqnr", "0", "--format", "json", "--quiet")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["chosen"] == "+ stem"
+    failed = call("--min-sqnr", "200")
+    assert failed.exit_code == 1
+    assert "ship the float one" in failed.stdout
+
+
+def test_what_only_a_search_needs_is_refused_without_a_goal(model, images):
+    args = ["quantize", str(model), "--calibration", images, "--num-search-samples", "8"]
+    done = CliRunner().invoke(program, args)
+    assert done.exit_code == 2
+    assert "--num-search-samples is for a search: give a goal, too" in done.output
