@@ -35,6 +35,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             node.name = _find_free(f"{node.op_type}_{position}", taken)
             taken[node.name] += 1
     expand_hard_swish(prepared)
+    split_padded_pools(prepared)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     others = (node for node in graph.node if node.op_type not in ("Conv", "Gemm", "MatMul"))
@@ -119,6 +120,34 @@ def _absorb_hard_sigmoids(model: onnx.ModelProto, taken: set[str]) -> None:
 
 def _change(tensor: onnx.TensorProto, values: NDArray[np.floating]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
+
+
+def split_padded_pools(model: onnx.ModelProto) -> None:
+    """Write every AveragePool that counts its padding as a Pad and an AveragePool without.
+
+    The padding is zero in real units, so in bytes it must be the zero point. OpenVINO 2026.4 pads int8 pools with the
+    byte 0 instead; a Pad of its own it gets right.
+    """
+    taken = {name for node in model.graph.node for name in (node.name, *node.output)}
+    taken.update(tensor.name for tensor in model.graph.initializer)
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        attributes = {item.name: item for item in node.attribute}
+        pads = list(attributes["pads"].ints) if "pads" in attributes else []
+        counted = "count_include_pad" in attributes and attributes["count_include_pad"].i
+        if node.op_type != "AveragePool" or not counted or not any(pads):
+            continue
+        if "ceil_mode" in attributes and attributes["ceil_mode"].i:
+            continue  # what the last window would count beyond the padding is not padding
+        padded, by = _find_free(f"{node.input[0]}_padded", taken), _find_free(f"{node.name}_pads", taken)
+        taken.update((padded, by))
+        half = len(pads) // 2
+        widths = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(widths, by))
+        pad = helper.make_node("Pad", [node.input[0], by], [padded], padded)
+        node.input[0] = padded
+        for name in ("pads", "count_include_pad"):
+            node.attribute.remove(attributes[name])
+        model.graph.node.insert(place, pad)
 
 
 def _fold_factors(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorProto]) -> None:
