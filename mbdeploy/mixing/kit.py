@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import copy_model, load_model, save_model
 from mbdeploy.quant import qdq
+from mbdeploy.quant.layers import spread_scales
 from mbdeploy.quant.ranges import ActivationScale
 from mbdeploy.quant.recipes import Recipe, find_recipe
 from mbdeploy.quant.widen import widen_depthwise
@@ -20,7 +21,8 @@ from mbdeploy.quant.widen_image import widen_image
 
 
 class Kit(msgspec.Struct, frozen=True, eq=False):
-    """``floats`` holds the weights and biases as they were, ``settled`` as floats on their 8-bit grids.
+    """``floats`` holds the weights and biases as they were, ``settled`` as the quantizer takes
+    them: biases corrected, weights to be rounded at ``weights`` if they do not lie on that grid already.
 
     ``activations`` is by tensor, ``weights`` the scales per channel, by weight, of all that can become int8.
     """
@@ -86,9 +88,12 @@ class Placer:
         rounded: dict[str, None] = {}
         for layer in plan.layers:
             if layer.node in layers:
-                for name in (layer.weight, layer.bias):
-                    if name is not None:
-                        tensors[name].CopyFrom(settled[name])
+                scales = kit.weights[layer.weight]
+                integers = qdq.round_weights(numpy_helper.to_array(settled[layer.weight]), scales, layer)
+                weight = integers.astype(np.float32) * spread_scales(scales, layer, integers.ndim)
+                tensors[layer.weight].CopyFrom(numpy_helper.from_array(weight, layer.weight))
+                if layer.bias is not None:
+                    tensors[layer.bias].CopyFrom(settled[layer.bias])
                 rounded.update(dict.fromkeys((plan.provider_of(layer.input), plan.provider_of(layer.output))))
         for number, name in enumerate(rounded):
             _round_tensor(model, name, f"rounded_{number}", kit)

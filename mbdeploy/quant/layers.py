@@ -82,6 +82,13 @@ def restore_order(view: NDArray[Number], shape: tuple[int, ...], layer: Layer) -
     return np.ascontiguousarray(np.moveaxis(view.reshape(len(view), -1), 0, layer.channel_axis))
 
 
+def spread_scales(scales: NDArray[np.float32], layer: Layer, rank: int) -> NDArray[np.float32]:
+    """One scale a channel, shaped so that it broadcasts over the layer's weight of that rank."""
+    shape = [1] * rank
+    shape[layer.channel_axis] = -1
+    return scales.reshape(shape)
+
+
 def read_weight(model: onnx.ModelProto, name: str) -> Array:
     """An initializer's values as a float32 array."""
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)

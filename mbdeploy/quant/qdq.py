@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from mbdeploy.quant.gates import Gate, find_gates, fold_gates
 from mbdeploy.quant.keeping import add_followers
-from mbdeploy.quant.layers import Layer, find_layers
+from mbdeploy.quant.layers import Layer, find_layers, spread_scales
 from mbdeploy.quant.ranges import ActivationScale
 from mbdeploy.quant.recipes import Recipe
 
@@ -145,9 +145,7 @@ def place_qdq(
 
 def round_weights(weight: NDArray[np.float32], scales: NDArray[np.float32], layer: Layer) -> NDArray[np.int32]:
     """The integers that ``place_qdq`` will store for a weight, zero point taken off, in the weight's own shape."""
-    shape = [1] * weight.ndim
-    shape[layer.channel_axis] = -1
-    rounded = np.clip(np.rint(weight / scales.reshape(shape)), -128, 127)
+    rounded = np.clip(np.rint(weight / spread_scales(scales, layer, weight.ndim)), -128, 127)
     return np.asarray(rounded, np.int32)
 
 

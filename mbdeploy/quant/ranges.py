@@ -21,6 +21,8 @@ PERCENTILE = 99.99
 _DEAD = 1e-12
 _DEAD_RANGE = (0.0, 1.0)
 _SHRINK_STEPS = np.linspace(1.0, 0.3, 71)
+#: The divergence takes four times as long as the squared error.
+_ENTROPY_STRIDE = 5
 _LEVELS = 256
 
 
@@ -87,7 +89,7 @@ def choose_entropy(observed: Range, counts: Counts) -> Range:
     if observed[0] <= 0 <= observed[1]:
         place = int(-observed[0] / (observed[1] - observed[0]) * len(counts) + 1e-6)
         others[min(place, len(counts) - 1)] = 0
-    return _search(observed, others, _divergence)
+    return _search(observed, others, _divergence, stride=_ENTROPY_STRIDE)
 
 
 METHODS: dict[str, Callable[[Range, Counts], Range]] = {
@@ -97,16 +99,31 @@ METHODS: dict[str, Callable[[Range, Counts], Range]] = {
 }
 
 
-def _search(observed: Range, counts: Counts, cost: Callable[[NDArray[np.float64], Counts, Range], float]) -> Range:
-    """Best upper end over ``_SHRINK_STEPS``, then best lower end; the widest range wins a tie."""
+def _search(
+    observed: Range, counts: Counts, cost: Callable[[NDArray[np.float64], Counts, Range], float], *, stride: int = 1
+) -> Range:
+    """Best upper end over ``_SHRINK_STEPS``, then best lower end; the widest range wins a tie.
+
+    With a ``stride`` only every so many steps are tried, and then those between the best one's neighbours.
+    """
     edges = np.linspace(*observed, len(counts) + 1)
     centres = (edges[:-1] + edges[1:]) / 2
     low, high = min(observed[0], 0.0), max(observed[1], 0.0)
     if high > 0:
-        high = high * min(_SHRINK_STEPS, key=lambda step: cost(centres, counts, (low, high * step)))
+        high *= _find_best(lambda step: cost(centres, counts, (low, high * step)), stride)
     if low < 0:
-        low = low * min(_SHRINK_STEPS, key=lambda step: cost(centres, counts, (low * step, high)))
+        low *= _find_best(lambda step: cost(centres, counts, (low * step, high)), stride)
     return _keep_zero(observed, low, high)
+
+
+def _find_best(cost: Callable[[float], float], stride: int) -> float:
+    steps = range(0, len(_SHRINK_STEPS), stride)
+    costs = {step: cost(_SHRINK_STEPS[step]) for step in steps}
+    centre = min(costs, key=costs.__getitem__)
+    for step in range(max(0, centre - stride + 1), min(len(_SHRINK_STEPS), centre + stride)):
+        if step not in costs:
+            costs[step] = cost(_SHRINK_STEPS[step])
+    return float(_SHRINK_STEPS[min(costs, key=lambda step: (costs[step], step))])
 
 
 def _squared_error(centres: NDArray[np.float64], counts: Counts, bounds: Range) -> float:
@@ -118,19 +135,18 @@ def _squared_error(centres: NDArray[np.float64], counts: Counts, bounds: Range) 
 def _divergence(centres: NDArray[np.float64], counts: Counts, bounds: Range) -> float:
     """KL(P || Q): P is the histogram with its tails moved to the ends, Q the same mass spread evenly in each level."""
     step = (bounds[1] - bounds[0]) / (_LEVELS - 1)
-    inside = (centres >= bounds[0] - step / 2) & (centres <= bounds[1] + step / 2)
-    kept = np.flatnonzero(inside)
-    if kept.size == 0:
+    first, last = np.searchsorted(centres, [bounds[0] - step / 2, bounds[1] + step / 2], side="left")
+    if first == last:
         return np.inf
-    unclipped = counts[kept].astype(np.float64)
+    unclipped = counts[first:last].astype(np.float64)
     clipped = unclipped.copy()
-    clipped[0] += counts[: kept[0]].sum()
-    clipped[-1] += counts[kept[-1] + 1 :].sum()
-    level = np.clip(np.rint((centres[kept] - bounds[0]) / step), 0, _LEVELS - 1).astype(np.int64)
+    clipped[0] += counts[:first].sum()
+    clipped[-1] += counts[last:].sum()
+    level = np.clip(np.rint((centres[first:last] - bounds[0]) / step), 0, _LEVELS - 1).astype(np.intp)
     occupied = unclipped > 0
     mass = np.bincount(level, unclipped, _LEVELS)
     width = np.bincount(level, occupied, _LEVELS)
-    spread = np.where(occupied, mass[level] / np.maximum(width[level], 1), 0.0)
+    spread = (mass / np.maximum(width, 1))[level] * occupied
     known = (clipped > 0) & (spread > 0)
     lost = clipped[(clipped > 0) & (spread <= 0)].sum()
     total_p, total_q = clipped.sum(), spread.sum()

@@ -19,7 +19,7 @@ from mbdeploy.isolate import Progress
 from mbdeploy.quant.feedback import Rounded, round_with_feedback
 from mbdeploy.quant.frontier import Frontier
 from mbdeploy.quant.gram import Moments, measure_error
-from mbdeploy.quant.layers import Layer, read_weight, restore_order, view_reduction
+from mbdeploy.quant.layers import Layer, read_weight, restore_order, spread_scales, view_reduction
 from mbdeploy.quant.observing import Observed, observe_layer, place_samples, sample_outputs
 from mbdeploy.quant.pairsafe import Floats, find_partners
 from mbdeploy.quant.qdq import Plan
@@ -49,9 +49,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
 
     def dequantize(self, layer: Layer) -> NDArray[np.float32]:
         """The weight as float32, on the grid."""
-        shape = [1] * self.integers.ndim
-        shape[layer.channel_axis] = -1
-        return self.integers.astype(np.float32) * self.scales.reshape(shape)
+        return self.integers.astype(np.float32) * spread_scales(self.scales, layer, self.integers.ndim)
 
 
 def recover(

@@ -83,22 +83,15 @@ def _tabulate_effects(effects: Sequence[Effect]) -> Table:
     shown = list({id(effect): effect for effect in (*by_time[: _MOST_ROWS // 2], *by_gain[:_MOST_ROWS])}.values())
     return Table(
         title="What a move does on its own",
-        columns=("in float", "kind", "time", "dB with it in float", "dB of it alone in INT8"),
+        columns=("in float", "time", "dB, it in float", "dB, it in INT8"),
         rows=tuple(
-            (
-                effect.move.name,
-                effect.move.kind,
-                _say(effect.ratio),
-                f"{effect.spared_db:.2f}",
-                f"{effect.alone_db:.2f}",
-            )
+            (effect.move.name, _say(effect.ratio), f"{effect.spared_db:.2f}", f"{effect.alone_db:.2f}")
             for effect in shown[:_MOST_ROWS]
         ),
         notes=(
-            "time: of all in INT8, conversions included",
+            "time: over all in INT8, conversions included; dB: it in float and the rest in INT8, and the reverse",
             f"of {len(effects)} moves those that save most time or bring most accuracy",
         ),
-        left=(0, 1),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from mbdeploy.mixing.kit import Kit, Placer
 from mbdeploy.model_file import copy_model
@@ -60,6 +61,15 @@ def test_a_layer_alone_in_int8_is_nearer_to_float_than_all_of_them(kit: Kit, ima
     errors = [np.square(run(placer.place_alone([name]), images) - expected).sum() for name in ("stem", "project")]
     everything = np.square(run(placer.place(()), images) - expected).sum()
     assert 0 < max(errors) < everything
+
+
+def test_a_layer_alone_in_int8_has_its_weight_on_the_grid(kit: Kit) -> None:
+    made = Placer(kit).place_alone(["project"])
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    steps = weights["project.w"] / kit.weights["project.w"][:, None, None, None]
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+    original = next(tensor for tensor in kit.floats.graph.initializer if tensor.name == "stem.w")
+    np.testing.assert_array_equal(weights["stem.w"], numpy_helper.to_array(original))
 
 
 def test_no_layer_in_int8_is_the_float_model(kit: Kit, images: np.ndarray) -> None:
