@@ -11,9 +11,11 @@ _PUBLIC = {
     "Preprocess": "mbdeploy.card",
     "audit": "mbdeploy.stages.audit",
     "bench": "mbdeploy.stages.bench",
+    "bundle": "mbdeploy.stages.bundle",
     "calibrate": "mbdeploy.stages.calibrate",
     "evaluate": "mbdeploy.stages.evaluate",
     "export": "mbdeploy.stages.export",
+    "halve": "mbdeploy.stages.halve",
     "inspect": "mbdeploy.stages.inspect",
     "list_cards": "mbdeploy.card",
     "load_card": "mbdeploy.card",
@@ -24,6 +26,7 @@ _PUBLIC = {
     "run": "mbdeploy.pipeline",
     "simplify": "mbdeploy.stages.simplify",
     "verify": "mbdeploy.stages.verify",
+    "verify_matrix": "mbdeploy.stages.matrix",
 }
 __all__ = sorted(_PUBLIC)
 

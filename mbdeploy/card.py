@@ -91,7 +91,7 @@ class Quantization(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What must hold for the card to pass; set from measurement, then frozen.
 
-    ``export_max_abs`` and ``simplify_max_abs`` are absolute logit differences; ``int8_sqnr_db`` and
+    ``export_max_abs`` and ``simplify_max_abs`` are absolute logit differences; ``fp16_sqnr_db``, ``int8_sqnr_db`` and
     ``int8_top1_agreement`` (0..1) are against the golden outputs; ``int8_exact_gap_db`` bounds how
     far the run as executed may fall below the exact one (beyond it, images that scatter as much by rounding alone make
     the gate inconclusive; saturation costs 5 dB and more); ``latency_ratio`` is INT8 CPU time over
@@ -100,6 +100,7 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     export_max_abs: float = 1e-4
     simplify_max_abs: float = 1e-4
+    fp16_sqnr_db: float = 40.0
     int8_sqnr_db: float = 10.0
     int8_top1_agreement: float = 0.0
     int8_exact_gap_db: float = 0.3

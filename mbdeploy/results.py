@@ -304,6 +304,15 @@ class CalibrateRecord(msgspec.Struct, frozen=True, kw_only=True):
     adequacy: Adequacy | None
 
 
+class HalveRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a conversion to float16 did: its weights, how many became 0, the largest, and the types of constants."""
+
+    weights: int
+    lost: int
+    largest: float
+    types: dict[str, int]
+
+
 class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why.
 

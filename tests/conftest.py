@@ -26,6 +26,12 @@ def make_conv_model() -> Callable[..., onnx.ModelProto]:
     return build_conv_model
 
 
+@pytest.fixture(scope="session")
+def build_chain() -> Callable[..., onnx.ModelProto]:
+    """Build a chain of quantized 3x3 convolutions over (n, 1, 6, 6): see ``build_quantized_chain``."""
+    return build_quantized_chain
+
+
 @pytest.fixture
 def conv_model_file(tmp_path: Path) -> Path:
     """The model of ``make_conv_model`` at its defaults, as a file."""
@@ -89,6 +95,56 @@ def build_conv_model(
         [numpy_helper.from_array(value.astype(np.float32), key) for key, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def build_quantized_chain(
+    *, layers: int = 3, zero: int = 128, wrong_bias: int | None = None, residual: bool = False, channels: int = 1
+) -> onnx.ModelProto:
+    """x -> Q/DQ -> conv1 -> Q/DQ -> ... -> y, weights int8 from a seed; 8-bit tensors are q0, q1 ... of step 1/32.
+
+    The first bias of layer ``wrong_bias`` is the largest int32: in float the channel is full, and an int32 accumulator
+    overflows. With ``residual`` the last layer adds q1 to the one before.
+    """
+    rng = np.random.default_rng(3)
+    weights: dict[str, np.ndarray] = {
+        "s": np.float32(1 / 32),
+        "z": np.uint8(zero),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q0"], "quantize0"),
+        helper.make_node("DequantizeLinear", ["q0", "s", "z"], ["d0"], "dequantize0"),
+    ]
+    for k in range(1, layers + 1):
+        if residual and k == layers:
+            nodes.append(helper.make_node("Add", [f"d{k - 1}", "d1"], [f"c{k}"], f"add{k}"))
+        else:
+            weights[f"w{k}"] = rng.integers(-60, 90, (channels, channels, 3, 3), dtype=np.int8)
+            weights[f"b{k}"] = rng.integers(1000, 3000, channels, dtype=np.int32)
+            weights[f"b{k}"][0] = 2**31 - 1 if k == wrong_bias else weights[f"b{k}"][0]
+            weights[f"bs{k}"] = np.float32(1 / 32 / 256)
+            weights[f"bz{k}"] = np.int32(0)
+            # One for each layer: ONNX Runtime 1.31 with x64quantprecision=1 refuses zero points that weights share.
+            weights[f"ws{k}"], weights[f"wz{k}"] = np.float32(1 / 256), np.int8(0)
+            nodes += [
+                helper.make_node("DequantizeLinear", [f"w{k}", f"ws{k}", f"wz{k}"], [f"dw{k}"], f"weight{k}"),
+                helper.make_node("DequantizeLinear", [f"b{k}", f"bs{k}", f"bz{k}"], [f"db{k}"], f"bias{k}"),
+                helper.make_node(
+                    "Conv", [f"d{k - 1}", f"dw{k}", f"db{k}"], [f"c{k}"], f"conv{k}", pads=[1] * 4, kernel_shape=[3, 3]
+                ),
+            ]
+        end = "y" if k == layers else f"d{k}"
+        nodes += [
+            helper.make_node("QuantizeLinear", [f"c{k}", "s", "z"], [f"q{k}"], f"quantize{k}"),
+            helper.make_node("DequantizeLinear", [f"q{k}", "s", "z"], [end], f"dequantize{k}"),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", channels, 6, 6])],
+        [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def write_photos(folder: Path, *, count: int, seed: int = 0) -> None:

@@ -19,7 +19,7 @@ LAYERS = (
     ("cli",),
     ("pipeline", "tradeoff"),
     ("stages",),
-    ("auditing", "costs", "mixing"),
+    ("auditing", "costs", "mixing", "tracing"),
     ("nets", "rewrites", "quant", "targets", "data"),
     ("golden",),
     ("derive",),
@@ -34,7 +34,20 @@ LAYERS = (
     ("errors",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-STAGES = {"audit", "calibrate", "export", "simplify", "quantize", "verify", "bench", "evaluate", "inspect", "report"}
+STAGES = {
+    "audit",
+    "calibrate",
+    "export",
+    "halve",
+    "simplify",
+    "quantize",
+    "verify",
+    "bench",
+    "bundle",
+    "evaluate",
+    "inspect",
+    "report",
+}
 
 # Outside nets/, the work of the children that run networks.
 WITH_TORCH = {"mbdeploy.stages.export_job", "mbdeploy.stages.inspect_torch"}
@@ -45,6 +58,8 @@ OUTSIDE = {
     "watch.py": "passes the allowed part of the environment on to children",
     "assets.py": "reads $MBDEPLOY_PATH and $XDG_CACHE_HOME, the settings that are not arguments",
     "targets/agent.py": "is a program of its own: it answers on standard output",
+    "targets/bundle_verify.py": "is a program of its own: it shows its result and ends with an exit code",
+    "targets/board/far.py": "is a program of its own: it runs on the board",
     "targets/emulation/counting.py": "is a program of its own: it ends with its own exit status",
     "targets/emulation/guest.py": "is a program of its own: it answers on standard output",
 }

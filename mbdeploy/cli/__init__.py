@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "mbdeploy.cli.bench",
     "evaluate": "mbdeploy.cli.evaluate",
     "report": "mbdeploy.cli.report",
+    "bundle": "mbdeploy.cli.bundle",
     "inspect": "mbdeploy.cli.inspect",
     "list": "mbdeploy.cli.list_cards",  # a module called list would hide the builtin here
     "show": "mbdeploy.cli.show",

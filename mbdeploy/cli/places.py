@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy.card import load_card
-from mbdeploy.errors import ModelError
+from mbdeploy.errors import ModelError, UsageError
 
 OUT = Path("out")
 #: Names of our own layout: their successors lie beside them under a plain name.
@@ -33,6 +33,18 @@ def find_folder(word: str) -> Path:
 def is_card(word: str) -> bool:
     """Whether ``word`` stands for a model card (its name or a TOML file) and not for a model file."""
     return Path(word).suffix == ".toml" or not (Path(word).suffix == ".onnx" or "/" in word or Path(word).is_file())
+
+
+def is_bundle(words: Sequence[str]) -> bool:
+    """Whether the words are one archive of ``mbdeploy bundle``.
+
+    Raises:
+        UsageError: an archive among other words.
+    """
+    found = [word for word in words if word.endswith((".tar.gz", ".zip"))]
+    if found and len(words) > 1:
+        raise UsageError(where=found[0], expected="a bundle alone", found="other models", todo="verify them apart")
+    return bool(found)
 
 
 def find_model(word: str, file: str) -> Path:

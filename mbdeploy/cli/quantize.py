@@ -23,6 +23,12 @@ from mbdeploy.errors import EXIT_GATE_FAILED
     metavar="FILE",
     help="Activation ranges from `mbdeploy calibrate`, or ONNX Runtime's calibration cache.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp16"]),
+    show_default="int8",
+    help="fp16 needs no images: half the size, and fast where float16 is.",
+)
 @options.goals
 @options.preprocess
 @options.threads
@@ -30,7 +36,7 @@ from mbdeploy.errors import EXIT_GATE_FAILED
 @options.table_format
 @options.words
 @click.pass_obj
-def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any) -> int | None:
+def command(screen: Screen, /, model: str, output: Path | None, precision: str | None, **keywords: Any) -> int | None:
     """Quantize a float ONNX file to INT8 with calibration images.
 
     The result holds Q/DQ pairs and runs wherever ONNX Runtime does. A card brings
@@ -47,7 +53,10 @@ def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any)
     from mbdeploy.tradeoff import name_report, quantize_within
 
     path = places.find_model(model, "simplified.onnx")
-    output = output or places.name_output(path, "int8")
+    output = output or places.name_output(path, precision or "int8")
+    if precision == "fp16":
+        _halve(screen, path, output, keywords)
+        return None
     given = {**places.read_quantization(model), **options.keep_given(keywords)}
     if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
@@ -65,3 +74,15 @@ def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any)
         screen.note_written(written)
     screen.show(mix_tables.tabulate_search(report), report)
     return judge_checks(report.checks) if report.final else EXIT_GATE_FAILED
+
+
+def _halve(screen: Screen, path: Path, output: Path, keywords: dict[str, Any]) -> None:
+    from mbdeploy.stages import sections
+    from mbdeploy.stages.halve import halve
+
+    if useless := options.keep_given(keywords):
+        raise click.UsageError(f"--{next(iter(useless)).replace('_', '-')} is for int8: float16 needs none of that")
+    with screen.progress() as on_progress:
+        record = halve(path, output=output, on_progress=on_progress)
+    screen.note_written(output)
+    screen.show(sections.tabulate_halve(record), record)

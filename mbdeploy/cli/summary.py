@@ -1,12 +1,16 @@
-"""A run of the pipeline as tables, for ``run``."""
+"""A run of the pipeline, and a bundle, as tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mbdeploy.pipeline import RunSummary, StageRun
 from mbdeploy.stages.figures import tabulate_checks
 from mbdeploy.stages.tables import Table
+
+if TYPE_CHECKING:
+    from mbdeploy.stages.bundle import Bundle
 
 
 def tabulate_run(summary: RunSummary, *, planned: bool = False) -> list[Table]:
@@ -18,6 +22,16 @@ def tabulate_run(summary: RunSummary, *, planned: bool = False) -> list[Table]:
         title=title, columns=("stage", "output", "would" if planned else "took"), rows=rows, notes=(note,), left=(0, 1)
     )
     return [stages, *tabulate_checks(summary.checks)]
+
+
+def tabulate_bundle(bundle: Bundle) -> list[Table]:
+    """The archive's files, and where its budgets are from."""
+    rows = tuple((name, sha256[:16]) for name, sha256 in bundle.files.items())
+    notes = (
+        f"Budgets: {bundle.judged_by}. sha256 of the archive: {bundle.sha256}.",
+        f"There: unpack it, and run `python {bundle.name}/agent.py verify`.",
+    )
+    return [Table(title=bundle.path, columns=("file", "sha256"), rows=rows, notes=notes, left=(0, 1))]
 
 
 def _name_end(stage: StageRun, planned: bool) -> str:

@@ -27,7 +27,10 @@ def tabulate_targets(described: dict[str, Any]) -> list[Table]:
         (row["provider"], "emulated" if row["emulated"] else "real", row["needs"] or "available")
         for row in described["targets"]
     )
-    notes = ("any CPU that this qemu knows may follow the colon; an emulated CPU has no times",)
+    notes = (
+        "any CPU that this qemu knows may follow the colon; an emulated CPU has no times",
+        "a board is cpu@ssh:[user@]host[:port]: see docs/boards.md",
+    )
     return [Table(title="Targets", columns=("--provider", "CPU", ""), rows=rows, left=(0, 1, 2), notes=notes)]
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from mbdeploy.cli import options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
+from mbdeploy.errors import UsageError
 
 
 @click.command("verify")
-@click.argument("models", metavar="MODEL.onnx...|CARD", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL.onnx...|CARD|BUNDLE", nargs=-1, required=True)
 @options.result_file
 @click.option(
     "--golden", type=Path, metavar="FILE", help="golden.npz to compare with.  [default: the one beside the model]"
@@ -29,23 +33,66 @@ from mbdeploy.cli.screen import Screen
 @options.allow_fallback
 @options.require_placement
 @options.threads
+@click.option(
+    "--matrix",
+    is_flag=True,
+    default=None,
+    help="In every way a session can be opened, and where failing cells go wrong.",
+)
+@click.option(
+    "--reduce", "reduce_to", type=Path, metavar="DIR", help="With --matrix: write the smallest failing parts there."
+)
 @options.table_format
 @options.words
 @click.pass_obj
-def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> int:
+def command(
+    screen: Screen,
+    /,
+    models: tuple[str, ...],
+    output: Path | None,
+    matrix: bool | None,
+    reduce_to: Path | None,
+    **keywords: Any,
+) -> int:
     """Compare ONNX files with golden outputs.
 
     Each INT8 file runs as executed and exact (Q/DQ in float), so that saturation is
     a number of its own. Exit code 1 says that a gate failed, 3 that a provider is not here.
     """
+    if reduce_to is not None and not matrix:
+        raise UsageError(where="--reduce", expected="--matrix with it", found="none", todo="add --matrix")
+    if matrix:
+        return _show_matrix(screen, models, output, {**keywords, "reduce_to": reduce_to})
     from mbdeploy.stages import figures
     from mbdeploy.stages.facts import derive_parity
     from mbdeploy.stages.verify import verify
 
-    given = {**places.read_budgets(models), **options.keep_given(keywords)}
-    with screen.progress() as on_progress:
-        result = verify(places.find_models(models), on_progress=on_progress, **given)
+    with _finding(models) as found, screen.progress() as on_progress:
+        result = verify(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
     screen.save(output, result)
     tables = [*figures.tabulate_parity(derive_parity(result)), *figures.tabulate_checks(result.checks)]
     screen.show(tables, result)
     return judge_checks(result.checks)
+
+
+def _show_matrix(screen: Screen, models: Sequence[str], output: Path | None, keywords: dict[str, Any]) -> int:
+    from mbdeploy.stages.matrix import verify_matrix
+    from mbdeploy.stages.matrix_tables import tabulate_matrix
+
+    with _finding(models) as found, screen.progress() as on_progress:
+        result = verify_matrix(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
+    screen.save(output, result)
+    screen.show(tabulate_matrix(result), result)
+    return judge_checks(result.checks)
+
+
+@contextlib.contextmanager
+def _finding(words: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The models that the words mean, with what a card or a bundle says of them, as keywords of ``verify``."""
+    if not places.is_bundle(words):
+        yield {"models": places.find_models(words), **places.read_budgets(words)}
+        return
+    from mbdeploy.stages.bundle import opening_bundle
+
+    with opening_bundle(Path(words[0])) as opened:
+        yield msgspec.structs.asdict(opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Any
 
 import msgspec
 
@@ -41,7 +42,8 @@ class ParityFact(msgspec.Struct, frozen=True, kw_only=True):
 class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     """One model of one run. ``ratio`` is its time over the baseline's by ``clock``, None for the baseline itself;
     ``wall`` and ``cpu`` are its own times, ``copy`` those of copies to a device and back (None where there are none).
-    ``fallback`` is why it ran on the CPU instead of the provider asked for, if it did."""
+    ``fallback`` is why it ran on the CPU instead of the provider asked for, if it did; ``board`` is what a board said
+    of its temperature and frequency before and after."""
 
     model: str
     provider: str
@@ -58,6 +60,7 @@ class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     base_bytes: int
     copy: Latency | None = None
     fallback: str = ""
+    board: dict[str, Any] = {}
 
 
 class LatencyFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +119,7 @@ def derive_latency(run: BenchRun) -> LatencyFacts:
             base_bytes=series.base_bytes,
             copy=summarise_latency(series, run.batch_size, "copy") if series.copy_ns else None,
             fallback=series.session.get("fallback", ""),
+            board=series.session.get("board", {}),
         )
         for index, series in enumerate(run.series)
     )

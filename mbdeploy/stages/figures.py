@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mbdeploy.estimate import Interval
 from mbdeploy.results import Check, Metrics
@@ -115,6 +116,7 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
             if model.copy is not None
         ),
         *(f"{model.model} on {model.provider}: {model.fallback}" for model in facts.models if model.fallback),
+        *describe_board(first.board),
     )
     title = f"Latency on {first.provider}, {_name_threads(first)}, batch {first.batch_size}"
     columns = ("file", f"{clock} ratio", "p50 ms", "p90 ms", "p99 ms", "images/s", "n")
@@ -142,6 +144,19 @@ def describe_run(facts: LatencyFacts) -> tuple[str, str]:
     """What a run's ratios rest on: its A/A control, and the CPU with its int8 instructions."""
     control = f"{_name_interval(facts.control)}, {_judge(facts.checks[0])}"
     return f"The baseline against itself (A/A): {control}.", f"{facts.cpu} ({', '.join(facts.isa)})"
+
+
+def describe_board(board: Mapping[str, Any]) -> list[str]:
+    """What a board said of its heat and frequency before and after; nothing for one that said nothing."""
+    before, after = board.get("before", {}), board.get("after", {})
+    said = [
+        f"{name} {_name_list(before[key])}, then {_name_list(after.get(key, 'unknown'))}{unit}"
+        for key, name, unit in (("celsius", "at", " °C"), ("mhz", "at", " MHz"), ("governors", "governor", ""))
+        if key in before
+    ]
+    if board.get("cooled_s", 0) >= 1:
+        said.append(f"after {board['cooled_s']:.0f} s of cooling down")
+    return [f"The board: {'; '.join(said)}."] if said else []
 
 
 def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
@@ -221,3 +236,8 @@ def _name_interval(interval: Interval) -> str:
 def _name_percent(interval: Interval, sign: str = "") -> str:
     value, low, high = (100 * bound for bound in (interval.value, interval.low, interval.high))
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def _name_list(value: Any) -> str:
+    """A value, or the different ones among those of several cores."""
+    return "/".join(dict.fromkeys(map(str, value))) if isinstance(value, (list, tuple)) else str(value)

@@ -20,6 +20,7 @@ from mbdeploy.targets import Ran
 GATES: Mapping[Kind, tuple[tuple[str, Literal[">=", "<="], str], ...]] = {
     "fp32": (("max_abs", "<=", "export_max_abs"),),
     "simplified": (("max_abs", "<=", "simplify_max_abs"),),
+    "fp16": (("sqnr_db", ">=", "fp16_sqnr_db"),),
     "int8": (("sqnr_db", ">=", "int8_sqnr_db"), ("top1_agreement", ">=", "int8_top1_agreement")),
 }
 

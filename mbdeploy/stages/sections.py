@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mbdeploy.results import CalibrateRecord, ExportRecord, LayerRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.results import CalibrateRecord, ExportRecord, HalveRecord, LayerRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.stages.tables import Table, format_bytes
 
 _MOST_ROWS = 6
@@ -36,6 +36,17 @@ def tabulate_simplify(record: SimplifyRecord) -> list[Table]:
         rows.append(("operators", ", ".join(changed)))
     rows.append(("max |before - after|", f"{record.max_abs:.2g}"))
     return [Table(title="Simplify", columns=("", ""), rows=tuple(rows), left=(0, 1))]
+
+
+def tabulate_halve(record: HalveRecord) -> list[Table]:
+    """What a conversion to float16 did, as facts."""
+    rows = (
+        ("weights", f"{record.weights}"),
+        ("too small for float16", f"{record.lost} became 0"),
+        ("largest", f"{record.largest:.4g} of 65504"),
+        ("constants", ", ".join(f"{count} {kind}" for kind, count in record.types.items())),
+    )
+    return [Table(title="float16", columns=("", ""), rows=rows, left=(0, 1))]
 
 
 def tabulate_quantize(record: QuantizeRecord) -> list[Table]:

@@ -21,8 +21,8 @@ from mbdeploy.targets import Provider, Ran, Session, Target, parse_provider
 if TYPE_CHECKING:
     import onnx
 
-Kind = Literal["fp32", "simplified", "int8"]
-_KINDS = ("fp32", "simplified", "int8")
+Kind = Literal["fp32", "simplified", "fp16", "int8"]
+_KINDS = ("fp32", "simplified", "fp16", "int8")
 _OPTIMIZATION: dict[Mode, Literal["all", "none"]] = {"executed": "all", "exact": "none"}
 
 
@@ -57,12 +57,15 @@ def read_subjects(paths: Sequence[Path], kind: Kind | None = None) -> list[Subje
 
 
 def read_subject(path: Path, kind: Kind | None = None) -> Subject:
-    """Read one file. Its kind is ``kind``, else what mbdeploy wrote into it, else int8 if it quantizes anything."""
+    """Read one file. Its kind is ``kind``, else int8 if it quantizes anything, else what mbdeploy wrote into it.
+
+    (Other tools copy our metadata into what they make of our files.)
+    """
     model = model_file.load_model(path)
     entries = model_file.read_metadata(model)
     stage = entries.get("mbdeploy.stage")
     quantizes = any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
-    found: Kind = stage if stage in _KINDS else "int8" if quantizes else "fp32"  # type: ignore[assignment]
+    found: Kind = "int8" if quantizes else stage if stage in _KINDS else "fp32"  # type: ignore[assignment]
     labels = entries.get("mbdeploy.labels")
     return Subject(
         ref=model_file.describe_model(path),

@@ -1,6 +1,7 @@
 """The agent: probes a machine, runs models there and times them; the only code that touches a runtime.
 
     python agent.py FOLDER
+    python agent.py verify      (in a bundle: see bundle_verify.py, which lies there as verify.py)
 
 FOLDER holds job.json (mbdeploy/targets/job.py says what is in it), the models and input.npy; the agent
 adds result.json and the outputs, and says on standard output, in JSON lines, where it is and why it
@@ -26,7 +27,11 @@ import time
 from importlib import metadata
 from typing import Any, Callable, NoReturn
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as error:
+    sys.stderr.write(f"error: numpy cannot be imported: {error}\n")
+    sys.exit(3)  # as for any other thing that is not here
 
 Job = dict[str, Any]
 Array = Any  # an ndarray; numpy.typing is not in every numpy that boards have
@@ -675,4 +680,6 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["verify"]:
+        sys.exit(importlib.import_module("verify").main(sys.argv[2:]))
     sys.exit(main(sys.argv[1]))

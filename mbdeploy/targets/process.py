@@ -21,7 +21,7 @@ from mbdeploy.targets.providers import explain_absence, limits_memory, list_abse
 from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
 #: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 _EMULATION_SLOWDOWN = 10
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,13 +74,6 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         raise self._explain(job, ended, told)
 
     def _watch(self, job: Job, place: Path, said: list[dict[str, Any]], on_progress: Progress) -> Ended:
-        def take_line(line: bytes) -> None:
-            message = json.loads(line)
-            if "progress" in message:
-                on_progress(*message["progress"])
-            else:
-                said.append(message)
-
         limits = Limits(wall_s=job.wall_s)
         if self.emulated:
             # An emulator reserves the whole address space of the other CPU, and takes its time.
@@ -91,8 +84,8 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             return watch_process(
                 [*self.command, "agent.py", "."],
                 limits=limits,
-                on_line=take_line,
-                environment={**child_environment(), **_ENVIRONMENT},
+                on_line=lambda line: take_message(line, said, on_progress),
+                environment={**child_environment(), **ENVIRONMENT},
                 cwd=str(place),
             )
         except FileNotFoundError as error:
@@ -130,6 +123,15 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             found=f"{verdict.value} while {step}: {detail}",
             todo="check the file with another tool, or export it again" if session else "see `mbdeploy doctor`",
         )
+
+
+def take_message(line: bytes, said: list[dict[str, Any]], on_progress: Progress) -> None:
+    """Show a line of the agent's if it is progress, else keep it."""
+    message = json.loads(line)
+    if "progress" in message:
+        on_progress(*message["progress"])
+    else:
+        said.append(message)
 
 
 def _read_ran(place: Path, index: int, pair: tuple[Session, dict[str, Any]], facts: dict[str, Any]) -> Ran:

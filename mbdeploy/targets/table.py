@@ -6,6 +6,8 @@ import importlib
 import platform
 from importlib.metadata import entry_points
 
+import msgspec
+
 from mbdeploy.errors import UnavailableError, UsageError
 from mbdeploy.targets.job import Target
 from mbdeploy.targets.providers import PROVIDERS, Provider, ProviderRow
@@ -14,6 +16,7 @@ from mbdeploy.targets.providers import PROVIDERS, Provider, ProviderRow
 TARGETS = {
     "local": "mbdeploy.targets.local:open_local",
     "qemu": "mbdeploy.targets.qemu:open_qemu",
+    "ssh": "mbdeploy.targets.ssh:open_ssh",
 }
 _GROUP = "mbdeploy.targets"
 
@@ -42,8 +45,11 @@ def open_target(provider: Provider) -> Target:
             todo="choose one of these, as in cpu@qemu:haswell",
         )
     module, _, function = place.partition(":")
-    opened: Target = getattr(importlib.import_module(module), function)(argument)
-    return opened
+    opened = getattr(importlib.import_module(module), function)(argument)
+    if row is not None and row.machine and name == "ssh":  # only the board can say what it is
+        opened = msgspec.structs.replace(opened, machine=row.machine)
+    target: Target = opened
+    return target
 
 
 def _find_machine(provider: Provider, row: ProviderRow, name: str, argument: str) -> tuple[str, str]:

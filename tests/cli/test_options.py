@@ -26,14 +26,15 @@ CALLS = {
     "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", set()),
+    "bundle": ("mbdeploy.stages.bundle:bundle", set()),
 }
 NOT_TYPED = {"on_progress", "limits"}
 #: Commands that save the function's result themselves: --output is theirs alone.
 SAVERS = {"verify", "bench", "evaluate"}
 #: Options that choose another function than the command's own.
-CHOOSERS = {"bench": {"instructions"}}
+CHOOSERS = {"bench": {"instructions"}, "quantize": {"precision"}, "verify": {"matrix", "reduce_to"}}
 #: Defaults that the help page says in other words than Python does.
-SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback"}
+SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants"}
 
 
 def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:

@@ -1,4 +1,4 @@
-"""One contract for every target and runtime that is present: this machine, OpenVINO, an emulated CPU, the fake."""
+"""One contract for every target and runtime that is present: this machine, OpenVINO, ssh, emulation, the fake."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def answer_mean(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
     return [2 * inputs.mean(axis=(2, 3))]
 
 
+REAL = ["local", "openvino", pytest.param("ssh", marks=pytest.mark.ssh)]
 EMULATED = [pytest.mark.emulation, pytest.mark.slow]
 
 
-@pytest.fixture(params=["local", "openvino", "fake", *(pytest.param(name, marks=EMULATED) for name in ("qemu", "arm"))])
+@pytest.fixture(params=[*REAL, "fake", *(pytest.param(name, marks=EMULATED) for name in ("qemu", "arm"))])
 def provider(request: pytest.FixtureRequest) -> Provider:
     if request.param in ("qemu", "arm"):
         request.getfixturevalue(f"real_{request.param}")
@@ -35,7 +36,10 @@ def provider(request: pytest.FixtureRequest) -> Provider:
 
 
 @pytest.fixture
-def target(provider: Provider) -> Target:
+def target(provider: Provider, request: pytest.FixtureRequest) -> Target:
+    if provider.target == "ssh":  # (with a configuration of the test's own)
+        opened: Target = request.getfixturevalue("board").open()
+        return opened
     return FakeTarget(answer=answer_mean) if provider.target == "fake" else open_target(provider)
 
 
@@ -77,23 +81,23 @@ def test_every_session_answers_for_every_image_in_order(
     assert [ran.settings["threads"] for ran in answer.sessions] == [1, 2]
 
 
-@pytest.mark.parametrize("provider", ["local", "openvino"], indirect=True)
+@pytest.mark.parametrize("provider", REAL, indirect=True)
 def test_outputs_keep_the_graphs_names_and_order(
-    make_session: MakeSession, provider: Provider, make_mean_model: Callable[..., Path], images: np.ndarray
+    make_session: MakeSession, target: Target, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:
     job = Job(kind="infer", sessions=(make_session(make_mean_model(outputs=2)),), inputs=images)
-    ran = open_target(provider).run(job).sessions[0]
+    ran = target.run(job).sessions[0]
     assert ran.output_names == ("y0", "y1")
     assert [output.shape for output in ran.outputs] == [(7, 3), (7, 3)]
 
 
-@pytest.mark.parametrize("provider", ["local", "openvino"], indirect=True)
+@pytest.mark.parametrize("provider", REAL, indirect=True)
 def test_a_graph_that_no_runtime_knows_is_rejected(
-    make_session: MakeSession, provider: Provider, write_model: Callable[..., Path], images: np.ndarray
+    make_session: MakeSession, target: Target, write_model: Callable[..., Path], images: np.ndarray
 ) -> None:
     path = write_model([helper.make_node("NoSuchOperator", ["x"], ["y"])], "odd.onnx")
     with pytest.raises(StepError, match=r"odd\.onnx.*REJECTED while loading.*NoSuchOperator"):
-        open_target(provider).run(Job(kind="infer", sessions=(make_session(path),), inputs=images))
+        target.run(Job(kind="infer", sessions=(make_session(path),), inputs=images))
 
 
 def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answer(

@@ -1,0 +1,239 @@
+"""The matrix: variants on providers in every way a session can be opened, and where failing cells go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from mbdeploy.card import Budgets
+from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.results import Check, Host, Metrics
+from mbdeploy.stages import bisect, parity, reduce
+from mbdeploy.stages.bisect import Divergence
+from mbdeploy.stages.bisect_runs import Cell
+from mbdeploy.stages.placement import check_rules, judge_placement, parse_rules
+from mbdeploy.stages.reference import Reference, load_reference
+from mbdeploy.stages.subject import (
+    Kind,
+    Subject,
+    entitle,
+    is_exact_borrowed,
+    name_provider,
+    plan_session,
+    read_subjects,
+)
+from mbdeploy.targets import Job, Provider, Ran, Session, Target, open_target, parse_provider
+
+
+class Way(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to open a session: what is asked of ONNX Runtime beside the file and the provider."""
+
+    optimization: Literal["none", "basic", "extended", "all"]
+    session_config: Mapping[str, str] = {}
+
+
+#: The ways by their names; ``none`` is what "exact" means.
+WAYS: Mapping[str, Way] = {
+    "default": Way(optimization="all"),
+    "x64quantprecision=1": Way(optimization="all", session_config={"session.x64quantprecision": "1"}),
+    "extended": Way(optimization="extended"),
+    "basic": Way(optimization="basic"),
+    "none": Way(optimization="none"),
+}
+_DEFAULT, _EXACT = "default", "none"
+#: Ways in which Q/DQ is float arithmetic, which an emulator is slow at.
+_FLOAT = frozenset({"basic", "none"})
+
+
+class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell and output: against the ``reference`` and against the ``exact`` outputs of the same file.
+
+    ``passed`` is what all gates of the cell come to; ``session`` how it was opened.
+    """
+
+    model: str
+    provider: str
+    way: str
+    output: str
+    reference: Metrics
+    exact: Metrics
+    passed: bool | None
+    session: dict[str, Any]
+
+
+class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All cells, their gates, the first node that diverges in each failing one, and the folders of reductions."""
+
+    reference: str
+    rows: tuple[MatrixRow, ...]
+    checks: tuple[Check, ...]
+    divergences: tuple[Divergence, ...]
+    reduced: tuple[str, ...]
+    hosts: dict[str, Host]
+    schema_version: int = 1
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What ran on one provider: by way and subject, the session asked for and what it gave."""
+
+    provider: Provider
+    target: Target
+    asked: Mapping[str, Sequence[Session]]
+    ran: Mapping[str, Sequence[Ran]]
+
+
+def verify_matrix(
+    models: Sequence[Path],
+    *,
+    golden: Path | None = None,
+    reference: Path | None = None,
+    data: str | None = None,
+    preprocess: str | None = None,
+    num_samples: int = 64,
+    providers: Sequence[str] = ("cpu",),
+    budgets: Budgets | None = None,
+    kind: Kind | None = None,
+    threads: int = 1,
+    provider_options: Mapping[str, str] | None = None,
+    session_config: Mapping[str, str] | None = None,
+    allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
+    reduce_to: Path | None = None,
+    on_progress: Progress = ignore_progress,
+) -> MatrixReport:
+    """Do what ``verify`` does in every one of ``WAYS``, and name the first node that diverges in failing cells.
+
+    Rules: 1. gates, references and errors are those of ``verify``; each cell is gated. 2. A runtime other than ONNX
+    Runtime has only its default way. An emulated target leaves out ``basic`` and ``none``, which are float arithmetic;
+    ``none`` is run on this machine's CPU instead. 3. Cells that fail alike, as files and not as executed, are traced
+    once. 4. With ``reduce_to`` the smallest failing part of each traced cell is written into a folder there.
+    """
+    subjects = read_subjects(models, kind)
+    rules = parse_rules(require_placement)
+    check_rules(rules, providers, [subject.kind for subject in subjects])
+    opened = [(provider, open_target(provider)) for provider in map(parse_provider, dict.fromkeys(providers))]
+    against = load_reference(
+        subjects, golden=golden, reference=reference, data=data, preprocess=preprocess, num_samples=num_samples
+    )
+    settings: dict[str, Any] = {
+        "threads": threads,
+        "provider_options": provider_options,
+        "session_config": session_config,
+        "allow_fallback": allow_fallback,
+    }
+    for provider, _ in opened:
+        plan_session(subjects[0], provider, **settings)
+    rows: list[MatrixRow] = []
+    checks: list[Check] = []
+    failing: list[Cell] = []
+    hosts: dict[str, Host] = {}
+    here: Sequence[Ran] = ()
+    for provider, target in opened:
+        borrowed = is_exact_borrowed(provider, target)
+        if borrowed and not here:
+            local = parse_provider("cpu")
+            run, _ = _run(subjects, local, open_target(local), against, {}, [_EXACT], on_progress)
+            here = run.ran[_EXACT]
+        ways = [way for way in WAYS if not target.emulated or way not in _FLOAT]
+        ways = ways if provider.runtime == "onnxruntime" else [_DEFAULT]
+        run, hosts[provider.word] = _run(subjects, provider, target, against, settings, ways, on_progress)
+        for way in ways:
+            for number, subject in enumerate(subjects):
+                ideal = here[number] if borrowed else run.ran[_EXACT][number]
+                ran = run.ran[way][number]
+                word = name_provider(provider, ran)
+                if way == _DEFAULT:
+                    checks += judge_placement(rules, ran.placement, subject.ref.name, word, subject.kind)
+                for index in range(len(against.outputs)):
+                    cell = parity.compare_cell(subject, f"{word}, {way}", index, ran, ideal, against, borrowed=borrowed)
+                    gates = parity.list_checks(cell, budgets or Budgets())
+                    checks += gates
+                    rows.append(_make_row(cell, way, word, gates))
+                    if any(gate.passed is False for gate in gates):
+                        failing.append(_take(cell, run, run.asked[way][number], against, gates, budgets or Budgets()))
+    traced = [bisect.trace(cell, entitle(on_progress, f"trace {cell.name}")) for cell in _drop_alike(failing)]
+    reduced = [reduce.reduce(found, reduce_to, on_progress) for found in traced] if reduce_to is not None else []
+    return MatrixReport(
+        reference=against.name,
+        rows=tuple(rows),
+        checks=tuple(checks),
+        divergences=tuple(found.divergence for found in traced),
+        reduced=tuple(str(place) for place in reduced if place is not None),
+        hosts=hosts,
+    )
+
+
+def _run(
+    subjects: Sequence[Subject],
+    provider: Provider,
+    target: Target,
+    against: Reference,
+    settings: Mapping[str, Any],
+    ways: Sequence[str],
+    on_progress: Progress,
+) -> tuple[_Run, Host]:
+    """One job: all subjects in the first way, then in the next."""
+    asked = {way: [_open(subject, provider, WAYS[way], settings) for subject in subjects] for way in ways}
+    job = Job(
+        kind="infer", sessions=tuple(one for sessions in asked.values() for one in sessions), inputs=against.inputs
+    )
+    answer = target.run(job, entitle(on_progress, f"matrix on {provider.word}"))
+    found = iter(answer.sessions)
+    ran = {way: [next(found) for _ in subjects] for way in ways}
+    return _Run(provider=provider, target=target, asked=asked, ran=ran), answer.host
+
+
+def _open(subject: Subject, provider: Provider, way: Way, settings: Mapping[str, Any]) -> Session:
+    session = plan_session(subject, provider, **settings)
+    config = {**session.session_config, **way.session_config}
+    return msgspec.structs.replace(session, optimization=way.optimization, session_config=config)
+
+
+def _make_row(cell: parity.Cell, way: str, provider: str, gates: Sequence[Check]) -> MatrixRow:
+    verdicts = [gate.passed for gate in gates]
+    return MatrixRow(
+        model=cell.subject.ref.name,
+        provider=provider,
+        way=way,
+        output=cell.output,
+        reference=cell.executed,
+        exact=cell.saturation,
+        passed=False if False in verdicts else None if None in verdicts else True,
+        session=cell.ran.settings,
+    )
+
+
+def _take(
+    cell: parity.Cell, run: _Run, asked: Session, against: Reference, gates: Sequence[Check], budgets: Budgets
+) -> Cell:
+    """What a trace needs of a failing cell."""
+    return Cell(
+        model=cell.subject.path,
+        name=cell.name,
+        kind=cell.subject.kind,
+        session=asked,
+        target=run.target,
+        inputs=against.inputs,
+        expected=cell.expected,
+        executed=cell.ran.outputs[cell.index],
+        exact=cell.ideal.outputs[cell.index],
+        index=cell.index,
+        failed=tuple(gate for gate in gates if gate.passed is False),
+        budgets=budgets,
+    )
+
+
+def _drop_alike(cells: Sequence[Cell]) -> list[Cell]:
+    """One of the cells whose executed outputs are the exact ones and fail nevertheless, and all others."""
+    kept: list[Cell] = []
+    alike: set[tuple[Path, int]] = set()
+    for cell in cells:
+        as_file = all(gate.name != "exact_gap_db" for gate in cell.failed) and cell.kind == "int8"
+        if not as_file or (cell.model, cell.index) not in alike:
+            kept.append(cell)
+        if as_file:
+            alike.add((cell.model, cell.index))
+    return kept

@@ -1,0 +1,250 @@
+"""A board by ssh: what may be its name, and what is said when it is not ready, lies or fails; ssh is a script here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mbdeploy.errors import MbdeployError, OutputError, StepError, UnavailableError, UsageError
+from mbdeploy.targets import Job, Session, open_target, parse_provider
+from mbdeploy.targets.board import target as board_target
+from mbdeploy.targets.board.target import BoardTarget
+from mbdeploy.targets.ssh import REMOTE, open_ssh
+
+CPU = "CPUExecutionProvider"
+
+
+@pytest.fixture
+def job(make_mean_model: Callable[..., Path], images: np.ndarray) -> Job:
+    return Job(kind="infer", sessions=(Session(model=make_mean_model(), provider=CPU),), inputs=images)
+
+
+@pytest.fixture
+def fake_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a program called ssh on the search path: a script that says what ``-G`` says, then does what it is given."""
+
+    def make(script: str, strict: str = "ask") -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        program, calls = folder / "ssh", tmp_path / "calls"
+        program.write_text(
+            f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {calls}\n"
+            f'for word; do [ "$word" = -G ] && echo "stricthostkeychecking {strict}" && exit 0; done\n{script}\n'
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+        return calls
+
+    return make
+
+
+def refuse(target: BoardTarget, job: Job) -> MbdeployError:
+    with pytest.raises(MbdeployError) as caught:
+        target.run(job)
+    return caught.value
+
+
+# ---- names -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "-oProxyCommand=touch /tmp/x",
+        "pi@-oProxyCommand=x",
+        "board;reboot",
+        "board$(reboot)",
+        "`reboot`",
+        "board reboot",
+        "board\nreboot",
+        "board'",
+        "pi@evil@board",
+        "board:22:23",
+        "board:0",
+        "board:65536",
+        "board:ssh",
+        "%h",
+        "ssh://board",
+        "[::1",
+        "bo/ard",
+        "|reboot",
+        "bördchen",
+    ],
+)
+def test_what_is_no_host_name_never_reaches_ssh(word: str, fake_ssh: Callable[..., Path]) -> None:
+    calls = fake_ssh("exit 255")
+    with pytest.raises(UsageError, match=r"\[USER@\]HOST\[:PORT\]"):
+        open_ssh(word)
+    assert not calls.exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "ends"),
+    [
+        ("board", ["--", "board"]),
+        ("pi@board.local", ["--", "pi@board.local"]),
+        ("pi@10.0.0.7:2222", ["-p", "2222", "--", "pi@10.0.0.7"]),
+        ("pi@[fe80::1]:22", ["-p", "22", "--", "pi@fe80::1"]),
+    ],
+)
+def test_the_destination_comes_after_all_options_and_before_one_fixed_command(
+    word: str, ends: list[str], fake_ssh: Callable[..., Path]
+) -> None:
+    fake_ssh("exit 255")
+    target = open_target(parse_provider(f"cpu@ssh:{word}"))
+    assert isinstance(target, BoardTarget)
+    assert target.command[0] == "ssh"
+    assert list(target.command[-len(ends) - 1 :]) == [*ends, REMOTE]
+    assert "BatchMode=yes" in target.command
+    assert not any(option.startswith("StrictHostKeyChecking") for option in target.command)
+
+
+@pytest.mark.parametrize(
+    ("strict", "added"), [("false", True), ("no", True), ("off", True), ("accept-new", False), ("true", False)]
+)
+def test_host_keys_are_checked_even_where_the_users_configuration_says_not_to(
+    strict: str, added: bool, fake_ssh: Callable[..., Path]
+) -> None:
+    fake_ssh("exit 255", strict)
+    assert ("StrictHostKeyChecking=yes" in open_ssh("board").command) == added
+
+
+def test_a_word_for_an_architecture_asks_the_board_for_it(fake_ssh: Callable[..., Path]) -> None:
+    fake_ssh("exit 255")
+    opened = [open_target(parse_provider(word)) for word in ("cpu@ssh:board", "arm@ssh:board")]
+    assert [target.machine for target in opened if isinstance(target, BoardTarget)] == ["", "aarch64"]
+
+
+# ---- boards that are not ready ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "found", "todo"),
+    [
+        (
+            "echo 'ssh: connect to host board port 22: Connection refused' >&2; exit 255",
+            "ssh: connect to host board port 22: Connection refused",
+            "`ssh pi@board` logs in",
+        ),
+        ("echo 'pi@board: Permission denied (publickey).' >&2; exit 255", "Permission denied", "ssh-copy-id pi@board"),
+        ("echo 'fish: Unknown command: python3' >&2; exit 127", "no python3", "apt-get install python3-venv"),
+        ("echo 'Python 3.8' >&2; exit 1", "Python 3.8", "Python 3.9 or newer"),
+        ("echo 'Host key verification failed.' >&2; exit 255", "not known here", "log in once with `ssh pi@board`"),
+        ("exit 0", "the connection ended", "`ssh pi@board` logs in"),
+    ],
+)
+def test_a_board_that_does_not_answer_is_unavailable_with_the_reason(
+    job: Job, fake_ssh: Callable[..., Path], script: str, found: str, todo: str
+) -> None:
+    fake_ssh(script)
+    error = refuse(open_ssh("pi@board"), job)
+    assert isinstance(error, UnavailableError)
+    assert (error.where, error.exit_code) == ("ssh:pi@board", 3)
+    assert found in error.found
+    assert todo in error.todo
+
+
+def test_a_board_that_says_nothing_at_all_is_unavailable(
+    job: Job, fake_ssh: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_ssh("exec sleep 60")
+    monkeypatch.setattr(board_target, "_HELLO_S", 0.3)
+    error = refuse(open_ssh("board", silence_s=0.6), job)
+    assert isinstance(error, UnavailableError)
+    assert "nothing came for 0.3 s" in error.found
+
+
+def test_without_ssh_there_are_no_boards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UnavailableError, match="No such file or directory: 'ssh'"):
+        open_ssh("board")
+
+
+INSTALL = "~/.mbdeploy/bin/python3 -m pip install numpy onnxruntime"
+HELLO = '{"hello": {"python": "%s", "machine": "%s", "modules": %s}}'
+
+
+@pytest.mark.parametrize(
+    ("python", "modules", "command"),
+    [
+        (
+            "python3",
+            '["numpy"]',
+            f"`ssh -p 2222 pi@board 'python3 -m venv ~/.mbdeploy && {INSTALL}'`",
+        ),
+        (
+            "/home/pi/.mbdeploy/bin/python3",
+            "[]",
+            f"`ssh -p 2222 pi@board '{INSTALL}'`",
+        ),
+    ],
+)
+def test_a_missing_package_is_named_with_the_one_command_that_brings_it(
+    job: Job, fake_ssh: Callable[..., Path], python: str, modules: str, command: str
+) -> None:
+    fake_ssh(f"echo 'Welcome to the board!'; echo '[1]'; echo '{HELLO % (python, 'aarch64', modules)}'; cat >/dev/null")
+    error = refuse(open_ssh("pi@board:2222"), job)
+    assert isinstance(error, UnavailableError)
+    assert "onnxruntime" in error.expected
+    assert command in error.todo
+
+
+def test_arm_is_not_answered_by_a_board_of_another_architecture(job: Job, fake_ssh: Callable[..., Path]) -> None:
+    fake_ssh(f"echo '{HELLO % ('python3', 'riscv64', '[]')}'; cat >/dev/null")
+    target = open_target(parse_provider("arm@ssh:board"))
+    with pytest.raises(UnavailableError, match="a board that is riscv64"):
+        target.run(job)
+
+
+# ---- boards that lie, or fail ----------------------------------------------------------------------
+
+READY = "echo '{}'".format(HELLO % ("python3", "x86_64", '["numpy", "onnxruntime"]'))
+
+
+@pytest.mark.parametrize(
+    ("says", "found"),
+    [
+        ('{"file": "../../evil", "size": 1}', "it sent a file called '../../evil'"),
+        ('{"file": "result.json", "size": 1}\nx' + 64 * "0", "result.json arrived damaged"),
+        ('{"size": "many"}', "Expected `int`"),
+        ("nonsense", "what came is no message"),
+        ('{"failed": "input.npy arrived damaged", "kind": "TRANSPORT"}', "input.npy arrived damaged"),
+        ('{"said": "{\\"at\\": [0, \\"running\\"]}"}', "while running: the connection ended"),
+    ],
+)
+def test_what_a_board_should_not_say_ends_the_connection(
+    job: Job, fake_ssh: Callable[..., Path], tmp_path: Path, says: str, found: str
+) -> None:
+    (tmp_path / "says").write_text(says + "\n")
+    fake_ssh(f"{READY}; cat {tmp_path}/says; exit 255")
+    error = refuse(open_ssh("board"), job)
+    assert isinstance(error, StepError)
+    assert "TRANSPORT while" in error.found
+    assert found in error.found
+
+
+def test_a_board_without_room_says_so(job: Job, fake_ssh: Callable[..., Path]) -> None:
+    fake_ssh(f'{READY}; echo \'{{"failed": "no space left on device", "kind": "OUTPUT"}}\'')
+    error = refuse(open_ssh("board"), job)
+    assert isinstance(error, OutputError)
+    assert error.found == "no space left on device"
+
+
+def test_a_board_that_stays_held_is_refused_with_who_holds_it(job: Job, fake_ssh: Callable[..., Path]) -> None:
+    fake_ssh(f'{READY}; echo \'{{"held": "ann"}}\'; echo \'{{"busy": "ann from 10.0.0.7 since 12:00"}}\'')
+    seen: list[str] = []
+    with pytest.raises(UnavailableError, match=r"held by ann from 10.0.0.7 since 12:00"):
+        open_ssh("board").run(job, lambda what, done, total: seen.append(what))
+    assert seen == ["waiting for ssh:board, which is held by ann"]
+
+
+def test_a_board_that_stops_talking_is_left(job: Job, fake_ssh: Callable[..., Path]) -> None:
+    fake_ssh(f"{READY}; exec sleep 60")
+    error = refuse(open_ssh("board", silence_s=0.5), job)
+    assert isinstance(error, StepError)
+    assert "TRANSPORT while sending the job: nothing came for 0.5 s" in error.found
