@@ -13,7 +13,8 @@ from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.mixing.front import choose_mix, foresee, judge_mix
 from mbdeploy.mixing.report import Goals, Mix, MixReport
-from mbdeploy.stages.mix import measure_made, search
+from mbdeploy.stages.mix import search
+from mbdeploy.stages.mix_measure import open_laboratory
 from mbdeploy.stages.mix_page import render_search
 from mbdeploy.stages.quantize import quantize
 from mbdeploy.watch import Limits
@@ -81,27 +82,36 @@ def quantize_within(
         "limits": limits,
         "on_progress": on_progress,
     }
-    measuring: dict[str, Any] = {
-        "goals": goals,
-        "search_data": source,
-        "calibrated_on": None if calibration is None else (calibration, num_calibration_samples, seed),
-        "num_search_samples": num_search_samples,
-        "preprocess": preprocess,
-        "provider": provider,
-        "threads": threads,
-        "on_progress": on_progress,
-    }
+    laboratory = open_laboratory(
+        model,
+        source,
+        calibrated_on=None if calibration is None else (calibration, num_calibration_samples, seed),
+        limit=num_search_samples,
+        preprocess=preprocess,
+        provider=provider,
+        threads=threads,
+        on_progress=on_progress,
+    )
     with artifact.lending_folder(output) as scratch:
         kit, plain, full = (scratch / name for name in ("kit", "plain.onnx", "full"))
         kit.mkdir()
         unfitted = (*without, *_FITTED)
         quantize(model, output=plain, kit=kit, keep_float=keep_float, without=unfitted, **known)
-        report = search(model, kit, scratch, keep_float=keep_float, limits=limits, **measuring)
+        report = search(
+            model,
+            kit,
+            scratch,
+            laboratory,
+            goals=goals,
+            keep_float=keep_float,
+            limits=limits,
+            on_progress=on_progress,
+        )
 
         def make(mix: Mix) -> Mix:
             made = full / output.name
             quantize(model, output=made, keep_float=mix.keep_float, without=without, **known)
-            return measure_made(mix, made, model=model, **measuring)
+            return laboratory.measure_mixes({mix.name: (made, mix.keep_float)}, goals)[0]
 
         report = _settle(report, goals, make)
         if report.final is not None:

@@ -11,9 +11,9 @@ import msgspec
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
 from mbdeploy.mixing.front import mark_front
 from mbdeploy.mixing.path import measure_gain, rank_faster, rank_helpful, weigh
-from mbdeploy.mixing.report import Effect, Goals, Mix, MixReport, Move
+from mbdeploy.mixing.report import Effect, Goals, MixReport, Move
 from mbdeploy.model_file import describe_model
-from mbdeploy.stages.mix_measure import Laboratory, open_laboratory
+from mbdeploy.stages.mix_measure import Laboratory
 from mbdeploy.watch import Limits
 
 _LIST_STEP = "mbdeploy.stages.mix_job:list_moves"
@@ -33,81 +33,49 @@ def search(
     model: Path,
     kit: Path,
     scratch: Path,
+    laboratory: Laboratory,
     *,
     goals: Goals,
     keep_float: Sequence[str] = (),
-    search_data: str,
-    calibrated_on: tuple[str, int, int] | None = None,
-    num_search_samples: int = 128,
-    preprocess: str | None = None,
-    provider: str = "cpu",
-    threads: int = 1,
     limits: Limits | None = None,
     on_progress: Progress = ignore_progress,
 ) -> MixReport:
-    """Find out which layers of the float ``model`` deserve INT8 on ``provider``, from the kit that ``quantize`` left.
+    """Find out which layers of the float ``model`` deserve INT8, from the kit that ``quantize`` left.
 
     Rules: 1. every move (:func:`mbdeploy.mixing.moves.find_moves`) is measured on its own, in whole files: the
     outputs' SQNR with these layers alone in float and alone in INT8, and the time by turns with all-INT8. 2. A path of
-    mixes goes from all-INT8 first to what is faster, then to what takes most error off for its time; each is
-    measured, and the path ends after ``_MOST_STEPS``. 3. All mixes are timed by turns
-    with optimised FP32, and one is chosen (:func:`mbdeploy.mixing.front.choose_mix`). ``search_data`` is where the
-    images come from; those of ``calibrated_on`` (source, limit, seed) are left out where others remain. ``keep_float``
-    stays in float in every mix. ``scratch`` is a folder for files; nothing is written besides.
+    mixes goes from all-INT8 first to what is faster, then to what takes most error off for its time; it ends after
+    ``_MOST_STEPS``. 3. All mixes are timed by turns with optimised FP32. None is chosen yet. ``laboratory`` is where
+    all of it is measured. ``keep_float`` stays in float in every mix. ``scratch`` is a folder for files; nothing is
+    written besides.
 
     Raises:
-        UsageError: an emulated target. UnavailableError, DataError, StepError: as ``bench``.
+        UsageError: a name in ``keep_float`` that no node has. StepError: as ``bench``.
     """
     place = _Placer(model, kit, scratch, limits)
     listed = place.ask(_LIST_STEP, {"keep_float": list(keep_float)})
     moves, asked = msgspec.convert(listed["moves"], list[Move]), tuple(listed["kept"])
-    laboratory = open_laboratory(
-        model,
-        search_data,
-        calibrated_on=calibrated_on,
-        limit=num_search_samples,
-        preprocess=preprocess,
-        provider=provider,
-        threads=threads,
-        on_progress=on_progress,
-    )
     everything = place.make([asked])[0]
     effects = _measure_effects(moves, asked, everything, place, laboratory, on_progress)
     made = _walk(effects, asked, everything, place, laboratory, on_progress)
-    mixes = mark_front(laboratory.measure_mixes(made, goals))
     return MixReport(
         model=describe_model(model),
-        provider=provider,
-        threads=threads,
+        provider=laboratory.provider.word,
+        threads=laboratory.threads,
         host=laboratory.host,
-        data=search_data,
+        data=laboratory.source,
         images=len(laboratory.images),
         labelled=laboratory.labels is not None,
         held_out=laboratory.held_out,
         goals=goals,
         effects=tuple(effects),
-        mixes=tuple(mixes),
+        mixes=tuple(mark_front(laboratory.measure_mixes(made, goals))),
         made=(),
         chosen=None,
         reason="",
         final=None,
         checks=(),
     )
-
-
-def measure_made(mix: Mix, path: Path, *, model: Path, goals: Goals, **measuring: Any) -> Mix:
-    """The mix as it is after it was made in full, as ``path``, measured as all were."""
-    laboratory = open_laboratory(
-        model,
-        measuring["search_data"],
-        calibrated_on=measuring["calibrated_on"],
-        limit=measuring["num_search_samples"],
-        preprocess=measuring["preprocess"],
-        provider=measuring["provider"],
-        threads=measuring["threads"],
-        on_progress=measuring["on_progress"],
-    )
-    return laboratory.measure_mixes({mix.name: (path, mix.keep_float)}, goals)[0]
 
 
 class _Placer:

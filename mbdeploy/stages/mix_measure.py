@@ -33,7 +33,7 @@ _SPINNING = {"session.force_spinning_stop": "1"}
 
 
 class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """A target with images on it. ``expected`` is FP32's first output (n, …) for ``images`` (n, c, h, w).
+    """A target with images of ``source`` on it. ``expected`` is FP32's first output (n, …) for ``images`` (n, c, h, w).
 
     ``labels`` are class numbers as the model counts them, or None. ``held_out`` says that no image was calibrated on.
     """
@@ -42,12 +42,12 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     provider: Provider
     target: Target
     threads: int
+    source: str
     images: NDArray[np.float32]
     labels: NDArray[np.int64] | None
     held_out: bool
     expected: NDArray[Any]
     host: Host
-    on_progress: Progress
 
     def measure_sqnr(self, paths: Sequence[Path]) -> list[float]:
         """SQNR of each file's outputs against FP32's in dB, on few images; NaN for outputs that cannot be believed."""
@@ -160,12 +160,12 @@ def open_laboratory(
         provider=asked,
         target=target,
         threads=threads,
+        source=search_data,
         images=images,
         labels=labels,
         held_out=held_out,
         expected=expected,
         host=answer.host,
-        on_progress=on_progress,
     )
 
 
