@@ -16,8 +16,7 @@ from mbdeploy.quant import qdq
 from mbdeploy.quant.layers import spread_scales
 from mbdeploy.quant.ranges import ActivationScale
 from mbdeploy.quant.recipes import Recipe, find_recipe
-from mbdeploy.quant.widen import widen_depthwise
-from mbdeploy.quant.widen_image import widen_image
+from mbdeploy.quant.widen_image import widen
 
 
 class Kit(msgspec.Struct, frozen=True, eq=False):
@@ -74,8 +73,7 @@ class Placer:
             if node.name in self._readers:  # over one channel they have no axis
                 node.CopyFrom(self._readers[node.name])
         del placed.graph.value_info[:]
-        widen_image(placed)
-        widen_depthwise(placed)
+        widen(placed)
         return placed
 
     def place_alone(self, layers: Collection[str]) -> onnx.ModelProto:

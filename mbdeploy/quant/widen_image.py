@@ -12,10 +12,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mbdeploy.quant.widen import Convolution, pad_tensor, read_layers
+from mbdeploy.quant.widen import Convolution, pad_tensor, read_layers, widen_depthwise
 
 #: The fast kernel reads a multiple of 4 channels, and writes a multiple of 8 (AVX2), from 16 on.
 _READ, _WRITTEN, _FEWEST = 4, 8, 16
+
+
+def widen(placed: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Widen the image and the depthwise layers of a Q/DQ model, in place; answers with (before, after) by layer."""
+    return {**widen_image(placed), **widen_depthwise(placed)}
 
 
 def widen_image(placed: onnx.ModelProto) -> dict[str, tuple[int, int]]:

@@ -22,6 +22,7 @@ from mbdeploy.stages.subject import (
     Subject,
     check_inputs,
     choose_preprocess,
+    choose_spinning,
     entitle,
     list_tools,
     name_provider,
@@ -34,7 +35,6 @@ from mbdeploy.targets.job import refuse_emulated_times
 #: Where images come from if neither --inputs nor a golden.npz beside the baseline says.
 DEFAULT_DATA = "photos"
 _MOST_IMAGES = 64
-_SPINNING = {"session.force_spinning_stop": "1"}
 
 
 def bench(
@@ -91,14 +91,13 @@ def bench(
     images = _load_images(source, subjects, preprocess, seed)
     runs = []
     for provider, target in opened:
-        spinning = _SPINNING if threads > 1 and provider.runtime == "onnxruntime" else {}
         sessions = [
             plan_session(
                 subject,
                 provider,
                 threads=threads,
                 provider_options=provider_options,
-                session_config={**spinning, **(session_config or {})},
+                session_config={**choose_spinning(provider, threads), **(session_config or {})},
                 allow_fallback=allow_fallback,
             )
             for subject in subjects

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from mbdeploy.costs.report import KINDS, InspectReport, LayerCost, Roofline, Sweep
 from mbdeploy.stages import inspect_tables
 from mbdeploy.stages.inspect_charts import Axis, Box, make_lane, make_treemap
-from mbdeploy.stages.tables import escape_controls
+from mbdeploy.stages.pages import escape_value, open_template
 
 #: More rows or boxes than this would make the page large and nobody read them; the rest is in the JSON.
 _MOST_ROWS = 400
@@ -28,15 +27,8 @@ _SLUGS = {kind: f"k{index}" for index, kind in enumerate(KINDS)}
 
 def render_page(report: InspectReport) -> str:
     """The whole page. Names from the model are escaped, control characters shown as such."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mbdeploy.stages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_escape,
-    )
-    environment.globals.update(
+    template = open_template(
+        "inspect.html",
         mega=inspect_tables.mega,
         kilo=_kilo,
         megabytes=inspect_tables.megabytes,
@@ -48,7 +40,7 @@ def render_page(report: InspectReport) -> str:
         mark_code=mark_code,
     )
     shown = [layer for layer in report.layers if layer.macs or layer.bytes_fp32]
-    page: str = environment.get_template("inspect.html").render(
+    page: str = template.render(
         report=report,
         facts=list(inspect_tables.list_facts(report)),
         described=inspect_tables.describe_input(report),
@@ -87,12 +79,8 @@ def label_layer(layer: LayerCost) -> str:
 
 def mark_code(text: str) -> Markup:
     """Text of ours in which `backticks` become code."""
-    parts = [Markup.escape(_escape(part)) for part in text.split("`")]
+    parts = [Markup.escape(escape_value(part)) for part in text.split("`")]
     return Markup("").join(Markup(f"<code>{part}</code>") if index % 2 else part for index, part in enumerate(parts))
-
-
-def _escape(value: Any) -> Any:
-    return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _list_cards(report: InspectReport) -> list[tuple[str, str, str]]:

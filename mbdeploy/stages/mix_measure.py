@@ -20,7 +20,15 @@ from mbdeploy.mixing.report import Goals, Mix
 from mbdeploy.quant.metrics import compare_outputs
 from mbdeploy.results import Host
 from mbdeploy.stages.classes import settle_background
-from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess, entitle, plan_session, read_subject
+from mbdeploy.stages.subject import (
+    Subject,
+    check_inputs,
+    choose_preprocess,
+    choose_spinning,
+    entitle,
+    plan_session,
+    read_subject,
+)
 from mbdeploy.targets import Answer, Job, Provider, Target, open_target, parse_provider
 from mbdeploy.targets.job import refuse_emulated_times
 
@@ -29,7 +37,6 @@ _FEW = 32
 #: Rounds: of six moves by turns, and of the mixes, whose ratios are what the user is told.
 _MOVE_ROUNDS, _MIX_ROUNDS = 40, 120
 _WARMUP = 3
-_SPINNING = {"session.force_spinning_stop": "1"}
 
 
 class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -99,7 +106,7 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(found, value=100 * found.value, low=100 * found.low, high=100 * found.high)
 
     def _run(self, kind: Any, paths: Sequence[Path], images: NDArray[np.float32], rounds: int = 0) -> Answer:
-        config = _SPINNING if self.threads > 1 and self.provider.runtime == "onnxruntime" else None
+        config = choose_spinning(self.provider, self.threads)
         mixes = msgspec.structs.replace(self.subject, companions=())  # all weights of a mixed file are inside
         subjects = (
             self.subject if path == self.subject.path else msgspec.structs.replace(mixes, path=path) for path in paths
@@ -115,7 +122,7 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
             batch_size=size,
             min_duration_s=0.0,
             min_rounds=rounds,
-            warmup=3,
+            warmup=_WARMUP,
         )
         return self.target.run(job)
 

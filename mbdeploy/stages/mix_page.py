@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
-
 from mbdeploy.mixing.report import MixReport
 from mbdeploy.stages.mix_tables import list_goals
-from mbdeploy.stages.tables import escape_controls
+from mbdeploy.stages.pages import open_template
 
 _WIDTH, _HEIGHT = 640.0, 320.0
 _STEPS = 5
@@ -16,15 +14,7 @@ _STEPS = 5
 
 def render_search(report: MixReport) -> str:
     """One self-contained HTML page; names from the model are escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mbdeploy.stages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: escape_controls(value) if isinstance(value, str) else value,
-    )
-    page: str = environment.get_template("mix.html").render(
+    page: str = open_template("mix.html").render(
         report=report, goals=list_goals(report), plot=_place_mixes(report), size=(_WIDTH, _HEIGHT)
     )
     return page

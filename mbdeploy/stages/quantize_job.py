@@ -25,8 +25,7 @@ from mbdeploy.quant.keeping import match_nodes
 from mbdeploy.quant.layers import Layer, read_weight, view_reduction
 from mbdeploy.quant.recipes import Recipe, find_recipe, list_techniques, settle_scales
 from mbdeploy.quant.recover import Recovered, recover
-from mbdeploy.quant.widen import widen_depthwise
-from mbdeploy.quant.widen_image import widen_image
+from mbdeploy.quant.widen_image import widen
 from mbdeploy.results import LayerRecord
 from mbdeploy.stages.material import read_calibration, read_material, refuse_unknown_method
 
@@ -82,7 +81,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     if request["kit"]:
         write_kit(Path(request["kit"]), Kit(floats, prepared, recipe, activations, weights))
     placed = qdq.place_qdq(nodes, recipe, activations, weights)
-    widened = {**widen_image(placed), **widen_depthwise(placed)}
+    widened = widen(placed)
     _write_identity(placed, material.model, material.preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
     operators = _read_optimised_operators(Path(request["output"]))

@@ -145,6 +145,11 @@ def plan_session(
     )
 
 
+def choose_spinning(provider: Provider, threads: int) -> dict[str, str]:
+    """Session entries for sessions that take turns: idle threads of one must not slow down the next one."""
+    return {"session.force_spinning_stop": "1"} if threads > 1 and provider.runtime == "onnxruntime" else {}
+
+
 def is_exact_borrowed(provider: Provider, target: Target) -> bool:
     """Whether exact outputs are to come from ONNX Runtime on this machine's CPU.
 

@@ -90,8 +90,7 @@ def unwidened(quantize_here, make_graph, monkeypatch):
     """Quantize as the stage does, but leave the channels as they are."""
 
     def make(nodes, images, **options):
-        monkeypatch.setattr("mbdeploy.stages.quantize_job.widen_depthwise", lambda placed: {})
-        monkeypatch.setattr("mbdeploy.stages.quantize_job.widen_image", lambda placed: {})
+        monkeypatch.setattr("mbdeploy.stages.quantize_job.widen", lambda placed: {})
         return quantize(quantize_here, make_graph, nodes, images, **options)[0]
 
     return make
@@ -214,7 +213,7 @@ def test_an_image_of_three_channels_gets_a_fourth_and_no_output_changes_by_a_bit
     assert record.widened == {"out": (3, 4)}
     assert list_widths(wide)[0]["w_quantized"] == (16, 4, 3, 3)
     onnx.checker.check_model(wide, full_check=True)
-    monkeypatch.setattr("mbdeploy.stages.quantize_job.widen_image", lambda placed: {})
+    monkeypatch.setattr("mbdeploy.quant.widen_image.widen_image", lambda placed: {})
     plain, _ = quantize_here(model, images, recipe="portable")
     for exact in (False, True):
         np.testing.assert_array_equal(run_graph(wide, images, exact=exact)[0], run_graph(plain, images, exact=exact)[0])
