@@ -28,7 +28,7 @@ LAYERS = (
     ("artifact",),
     ("card",),
     ("assets",),
-    ("results",),
+    ("results", "records"),
     ("isolate",),
     ("watch",),
     ("errors",),

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 from mbdeploy.isolate import Verdict
-from mbdeploy.results import Check, SimplifyRecord
+from mbdeploy.records import SimplifyRecord
+from mbdeploy.results import Check
 
 
 def judge_checks(checks: Iterable[Check]) -> int:

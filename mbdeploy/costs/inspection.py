@@ -17,7 +17,7 @@ from mbdeploy.costs.separable import compare_network, find_blocks
 from mbdeploy.costs.subject import make_subject
 from mbdeploy.costs.wire import RawData
 from mbdeploy.errors import ModelError, UsageError
-from mbdeploy.results import LayerRecord
+from mbdeploy.records import LayerRecord
 
 
 def inspect_model(

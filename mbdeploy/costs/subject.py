@@ -17,7 +17,7 @@ from mbdeploy.costs.graph import Graph, Node
 from mbdeploy.costs.report import Evidence, LayerCost, Total
 from mbdeploy.costs.wire import RawData
 from mbdeploy.quant.layers import Layer, find_layers
-from mbdeploy.results import LayerRecord
+from mbdeploy.records import LayerRecord
 
 #: The float form of a quantized product, and where its weight and its bias stand.
 _FLOAT_FORMS = {"QLinearConv": ("Conv", 3, 8), "QLinearMatMul": ("MatMul", 3, 99)}

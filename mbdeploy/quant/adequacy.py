@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from mbdeploy.quant.calibrate import Observations
 from mbdeploy.quant.calibration_file import GROUPS, Seen, merge_groups
 from mbdeploy.quant.ranges import choose_scale
-from mbdeploy.results import Adequacy, CurvePoint, Spread, Widener
+from mbdeploy.records import (
+    Adequacy,
+    CurvePoint,
+    Spread,
+    Widener,
+)
 
 #: Enough is: twice the images moved scales by no more than this, in the middle and at worst; and so for the spread.
 MEDIAN_LIMIT, WORST_LIMIT = 0.02, 0.15

@@ -7,7 +7,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from mbdeploy.errors import UsageError
-from mbdeploy.results import Rewrite
+from mbdeploy.records import Rewrite
 
 if TYPE_CHECKING:
     import onnx_ir as ir

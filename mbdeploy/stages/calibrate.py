@@ -11,7 +11,7 @@ from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
-from mbdeploy.results import Adequacy, CalibrateRecord
+from mbdeploy.records import Adequacy, CalibrateRecord
 from mbdeploy.watch import Limits
 
 _JOB = "mbdeploy.stages.calibrate_job"

@@ -12,7 +12,7 @@ from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import OutputError, UnavailableError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
-from mbdeploy.results import ExportRecord
+from mbdeploy.records import ExportRecord
 from mbdeploy.stages.export_plan import Exporter, Shape, describe_job, settle_job
 from mbdeploy.watch import Limits
 

@@ -10,7 +10,7 @@ from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
-from mbdeploy.results import HalveRecord
+from mbdeploy.records import HalveRecord
 from mbdeploy.watch import Limits
 
 _STEP = "mbdeploy.stages.halve_job:halve_model"

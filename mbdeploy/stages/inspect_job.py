@@ -12,7 +12,7 @@ from mbdeploy import artifact, model_file
 from mbdeploy.costs.inspection import inspect_model
 from mbdeploy.costs.wire import RawData, read_light
 from mbdeploy.isolate import Progress
-from mbdeploy.results import LayerRecord, QuantizeRecord
+from mbdeploy.records import LayerRecord, QuantizeRecord
 
 #: Files above this are walked in place instead of parsed whole.
 _LARGE_BYTES = 32 << 20

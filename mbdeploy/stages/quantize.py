@@ -11,7 +11,7 @@ from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
-from mbdeploy.results import QuantizeRecord
+from mbdeploy.records import QuantizeRecord
 from mbdeploy.watch import Limits
 
 _QUANTIZE_STEP = "mbdeploy.stages.quantize_job:quantize_model"

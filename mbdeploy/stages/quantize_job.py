@@ -26,7 +26,7 @@ from mbdeploy.quant.layers import Layer, read_weight, view_reduction
 from mbdeploy.quant.recipes import Recipe, find_recipe, list_techniques, settle_scales
 from mbdeploy.quant.recover import Recovered, recover
 from mbdeploy.quant.widen_image import widen
-from mbdeploy.results import LayerRecord
+from mbdeploy.records import LayerRecord
 from mbdeploy.stages.material import read_calibration, read_material, refuse_unknown_method
 
 

@@ -9,15 +9,17 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.errors import DataError, UsageError
+from mbdeploy.records import (
+    ExportRecord,
+    QuantizeRecord,
+    SimplifyRecord,
+)
 from mbdeploy.results import (
     SCHEMA_VERSION,
     BenchRun,
     Check,
     EvalReport,
-    ExportRecord,
     ParityReport,
-    QuantizeRecord,
-    SimplifyRecord,
     decode_result,
 )
 from mbdeploy.stages import figures, sections

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mbdeploy.results import CalibrateRecord, ExportRecord, HalveRecord, LayerRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.records import (
+    CalibrateRecord,
+    ExportRecord,
+    HalveRecord,
+    LayerRecord,
+    QuantizeRecord,
+    SimplifyRecord,
+)
 from mbdeploy.stages.tables import Table, format_bytes
 
 _MOST_ROWS = 6

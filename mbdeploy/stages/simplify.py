@@ -13,7 +13,7 @@ from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar
 from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
 from mbdeploy.model_file import dump_json, load_model, read_signature
-from mbdeploy.results import Rewrite, SimplifyRecord
+from mbdeploy.records import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
 from mbdeploy.watch import Limits
 

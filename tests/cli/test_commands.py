@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from mbdeploy.card import list_cards
 from mbdeploy.cli import program
 from mbdeploy.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_UNAVAILABLE
-from mbdeploy.results import Check, ParityReport, SimplifyRecord
+from mbdeploy.records import SimplifyRecord
+from mbdeploy.results import Check, ParityReport
 
 ODD_NAMES = ("two words.onnx", 'it\'s "quoted".onnx', "模型.onnx", "--version.onnx", "$(id);rm.onnx")
 NOT_MODELS = {

@@ -15,7 +15,7 @@ from onnx import helper
 from mbdeploy.costs.report import Finding, InspectReport
 from mbdeploy.costs.rules import RULES
 from mbdeploy.errors import UsageError
-from mbdeploy.results import LayerRecord
+from mbdeploy.records import LayerRecord
 
 Make = Callable[..., onnx.ModelProto]
 Look = Callable[..., InspectReport]

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mbdeploy.isolate import Outcome, Verdict, ignore_progress
-from mbdeploy.results import QuantizeRecord
+from mbdeploy.records import QuantizeRecord
 from mbdeploy.stages import quantize as quantize_stage
 from mbdeploy.stages.quantize_job import quantize_model
 

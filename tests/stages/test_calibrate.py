@@ -15,7 +15,7 @@ from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import Observations
 from mbdeploy.quant.calibration_file import GROUPS, Identity, load_seen, make_seen, read_cache, save_seen, write_cache
-from mbdeploy.results import CalibrateRecord
+from mbdeploy.records import CalibrateRecord
 from mbdeploy.stages.calibrate import calibrate
 from mbdeploy.stages.quantize import quantize
 

@@ -31,7 +31,7 @@ from mbdeploy.errors import (
 )
 from mbdeploy.golden import read_golden
 from mbdeploy.isolate import Outcome, Progress, Verdict, run_step
-from mbdeploy.results import ExportRecord
+from mbdeploy.records import ExportRecord
 from mbdeploy.stages import export as stage
 from mbdeploy.stages.export_job import export_network
 

@@ -21,7 +21,7 @@ from mbdeploy.artifact import Provenance, digest_file, write_sidecar
 from mbdeploy.cli import program
 from mbdeploy.costs.report import Bound, InspectReport, Peaks, Roofline, Sweep, SweepCell
 from mbdeploy.errors import CardError, ModelError, StepError, UnavailableError, UsageError
-from mbdeploy.results import LayerRecord, QuantizeRecord
+from mbdeploy.records import LayerRecord, QuantizeRecord
 from mbdeploy.stages.inspect import inspect, render_inspection
 from mbdeploy.stages.inspect_charts import Axis, make_lane, make_treemap
 from mbdeploy.stages.inspect_peaks import measure_peaks

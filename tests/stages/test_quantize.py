@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mbdeploy import artifact, model_file
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.quant.pairsafe import find_clipping
-from mbdeploy.results import QuantizeRecord
+from mbdeploy.records import QuantizeRecord
 from mbdeploy.stages.material import METHODS
 from mbdeploy.stages.quantize import quantize
 from mbdeploy.stages.sections import tabulate_quantize

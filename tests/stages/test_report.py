@@ -14,24 +14,26 @@ import pytest
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import DataError, UsageError
+from mbdeploy.records import (
+    ExportRecord,
+    LayerRecord,
+    QuantizeRecord,
+    Rewrite,
+    SimplifyRecord,
+)
 from mbdeploy.results import (
     BenchRun,
     Check,
     EvalReport,
     Evaluated,
-    ExportRecord,
     Host,
-    LayerRecord,
     Metrics,
     ModelRef,
     ParityReport,
     ParityRow,
     Placement,
     Prediction,
-    QuantizeRecord,
-    Rewrite,
     Series,
-    SimplifyRecord,
 )
 from mbdeploy.stages.facts import derive_parity
 from mbdeploy.stages.figures import tabulate_parity

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mbdeploy.artifact import digest_file, is_fresh, read_sidecar
 from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.model_file import load_model, read_metadata, read_signature
-from mbdeploy.results import SimplifyRecord
+from mbdeploy.records import SimplifyRecord
 from mbdeploy.stages import simplify as stage
 from mbdeploy.stages.simplify import plan, simplify
 from mbdeploy.watch import Limits
