@@ -81,12 +81,16 @@ def _improve(mix: Mix, gained_db: float, gained_points: float) -> Mix:
 
 
 def judge_mix(mix: Mix, goals: Goals, provider: str) -> tuple[Check, ...]:
-    """A check for each goal, and for a gain over optimised FP32.
+    """A check for a gain over optimised FP32, and one for each goal.
 
-    A goal for time or drop that the estimate reaches and its interval does not is inconclusive; NaN fails.
+    A goal for time or drop that the estimate reaches and its interval does not is inconclusive; a gain that is not
+    shown has failed, and so has NaN.
     """
     subject = f"{mix.name} on {provider}"
-    checks = [_judge_interval("time ratio", subject, mix.ratio, goals.target_ratio or 1.0)]
+    gain = check("time ratio, upper end", subject, mix.ratio.high, 1.0, "<=")
+    checks = [msgspec.structs.replace(gain, passed=mix.ratio.high < 1)]
+    if goals.target_ratio is not None:
+        checks.append(_judge_interval("time ratio", subject, mix.ratio, goals.target_ratio))
     if goals.max_drop is not None:
         checks.append(_judge_interval("top-1 drop", subject, mix.drop, goals.max_drop))
     if goals.min_sqnr is not None:

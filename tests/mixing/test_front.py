@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import pytest
 
+from mbdeploy.estimate import Interval
 from mbdeploy.mixing.front import choose_mix, compute_reward, foresee, judge_mix, mark_front
 from mbdeploy.mixing.report import Goals
 
@@ -69,7 +71,7 @@ def test_the_reward_is_that_of_mnasnet():
 def test_a_goal_that_only_the_estimate_reaches_is_inconclusive(make_mix):
     checks = judge_mix(make_mix("a", 0.6, 20.0, drop=0.3), Goals(max_drop=0.5, min_sqnr=20.0), "cpu")
     assert [(check.name, check.passed) for check in checks] == [
-        ("time ratio", True),
+        ("time ratio, upper end", True),
         ("top-1 drop", None),
         ("sqnr_db", True),
     ]
@@ -79,3 +81,11 @@ def test_a_goal_that_only_the_estimate_reaches_is_inconclusive(make_mix):
 def test_no_figure_fails_its_check(make_mix):
     checks = judge_mix(make_mix("a", math.nan, math.nan, drop=math.nan), Goals(max_drop=0.5, min_sqnr=20.0), "cpu")
     assert [check.passed for check in checks] == [False, False, False]
+
+
+def test_a_gain_that_the_interval_does_not_show_has_failed(make_mix):
+    slow = msgspec.structs.replace(
+        make_mix("a", 0.97, 20.0), ratio=Interval(value=0.97, low=0.93, high=1.0, n=40, confidence=0.95)
+    )
+    assert [check.passed for check in judge_mix(slow, Goals(min_sqnr=20.0), "cpu")] == [False, True]
+    assert choose_mix([slow], Goals(min_sqnr=20.0))[0] is None
