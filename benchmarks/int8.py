@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--preprocess")
     parser.add_argument("--method", help="calibration method")
     parser.add_argument("--recipe", default="accurate")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images that calibrate: another split")
     parser.add_argument("--provider", action="append")
     parser.add_argument("--min-duration", type=float, default=10.0)
     arguments = parser.parse_args()
@@ -61,8 +62,9 @@ def main() -> None:
             preprocess=arguments.preprocess,
             calibration_method=arguments.method,
             recipe=arguments.recipe,
+            seed=arguments.seed,
         )
-        seen = data.open_dataset(calibration, split="calibrate", limit=128).samples
+        seen = data.open_dataset(calibration, split="calibrate", limit=128, seed=arguments.seed).samples
         count = write_remaining(arguments.labels, {Path(sample.path).name for sample in seen}, rest)
         images = {"data": str(rest), "preprocess": arguments.preprocess}
         parity = mbdeploy.verify([int8], reference=simplified, num_samples=count, providers=providers, **images)
@@ -81,6 +83,7 @@ def main() -> None:
             "calibration": Path(calibration).name,
             "recipe": arguments.recipe,
             "method": arguments.method,
+            "seed": arguments.seed,
             "n": count,
             "sqnr_db": {name: round(metrics.sqnr_db, 2) for name, metrics in cells.items()},
             "agreement": {name: metrics.top1_agreement for name, metrics in cells.items()},

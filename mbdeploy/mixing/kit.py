@@ -68,7 +68,8 @@ class Placer:
         scales = {layer.weight: kit.weights[layer.weight][:1] for layer in plan.layers}
         placed = qdq.place_qdq(plan, kit.recipe, kit.activations, scales)
         for tensor in placed.graph.initializer:
-            tensor.CopyFrom(self._constants[tensor.name])
+            # What only this mix has is a scale where float becomes bytes, as behind a pool in float: right as it is.
+            tensor.CopyFrom(self._constants.get(tensor.name, tensor))
         for node in placed.graph.node:
             if node.name in self._readers:  # over one channel they have no axis
                 node.CopyFrom(self._readers[node.name])

@@ -30,9 +30,15 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def kit(tmp_path_factory: pytest.TempPathFactory, residual_model: onnx.ModelProto, images: np.ndarray) -> Kit:
+def build_kit(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Callable[[onnx.ModelProto], Kit]:
+    """What ``quantize`` leaves of a model of these images."""
+    return lambda model: read_kit(make_kit(tmp_path_factory.mktemp("kit"), model, images))
+
+
+@pytest.fixture(scope="session")
+def kit(build_kit: Callable[[onnx.ModelProto], Kit], residual_model: onnx.ModelProto) -> Kit:
     """What ``quantize`` leaves of the residual model."""
-    return read_kit(make_kit(tmp_path_factory.mktemp("kit"), residual_model, images))
+    return build_kit(residual_model)
 
 
 @pytest.fixture(scope="session")

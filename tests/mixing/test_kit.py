@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mbdeploy.mixing.kit import Kit, Placer
 from mbdeploy.model_file import copy_model
@@ -40,6 +42,35 @@ def test_a_mix_placed_on_a_skeleton_is_the_one_the_quantizer_makes(kit: Kit, kee
     assert list(made.graph.node) == list(wanted.graph.node)
     constants = {tensor.name: tensor for tensor in made.graph.initializer}
     assert constants == {tensor.name: tensor for tensor in wanted.graph.initializer}
+
+
+@pytest.mark.parametrize("keep_float", [("stem",), ("stem", "max"), ("second",)])
+def test_what_stands_behind_a_pool_in_float_gets_the_scale_that_the_quantizer_gives_it(
+    build_kit: Callable[[onnx.ModelProto], Kit], images: np.ndarray, keep_float: tuple[str, ...]
+) -> None:
+    random = np.random.default_rng(4)
+    constants = {"stem.w": random.normal(0, 0.3, (8, 3, 3, 3)), "second.w": random.normal(0, 0.3, (5, 8, 1, 1))}
+    nodes = [
+        helper.make_node("Conv", ["image", "stem.w"], ["s"], "stem"),
+        helper.make_node("Relu", ["s"], ["r"], "relu"),
+        helper.make_node("MaxPool", ["r"], ["m"], "max", kernel_shape=[2, 2]),
+        helper.make_node("Conv", ["m", "second.w"], ["c"], "second"),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["logits"], "flatten"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "pooled",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 12, 12])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    kit = build_kit(model)
+    made, wanted = Placer(kit).place(keep_float), place_slowly(kit, keep_float)
+    assert list(made.graph.node) == list(wanted.graph.node)
+    assert {t.name: t for t in made.graph.initializer} == {t.name: t for t in wanted.graph.initializer}
+    np.testing.assert_allclose(run(made, images), run(kit.floats, images), atol=0.2)
 
 
 def test_a_layer_in_float_has_its_own_weights_and_its_activation(kit: Kit) -> None:
