@@ -24,7 +24,17 @@ def write_cli() -> str:
         "",
         _NOTICE,
         "",
-        "Results go to standard output, progress and errors to standard error. `--format json` is for programs.",
+        "Results go to standard output, progress and errors to standard error. `--format json` is for programs: one",
+        "value, alone on standard output. Tables fit 80 columns. There is colour, and progress with its rate and the",
+        "time left, only on a terminal; `NO_COLOR` switches colour off, `--quiet` progress and notes, and `--verbose`",
+        "shows the traceback of a bug.",
+        "",
+        "## Completion in the shell",
+        "",
+        "Commands and options complete with the tab key after one line in the shell's start-up file:",
+        "",
+        *_show_completion(),
+        "## mbdeploy",
         "",
         *_show_help([]),
     ]
@@ -56,6 +66,23 @@ def write_cards() -> str:
 
 
 PAGES = {"cli.md": write_cli, "cards.md": write_cards}
+
+
+def _show_completion() -> list[str]:
+    """The line for each shell in which click completes."""
+    from click.shell_completion import BashComplete, FishComplete, ZshComplete
+
+    files = {
+        BashComplete: "~/.bashrc",
+        ZshComplete: "~/.zshrc",
+        FishComplete: "~/.config/fish/completions/mbdeploy.fish",
+    }
+    lines = ["```sh"]
+    for shell, file in files.items():
+        word = f"_MBDEPLOY_COMPLETE={shell.name}_source"
+        line = f"{word} mbdeploy | source" if shell is FishComplete else f'eval "$({word} mbdeploy)"'
+        lines += [f"# {file}", line]
+    return [*lines, "```", ""]
 
 
 def _list_paths() -> list[list[str]]:

@@ -13,6 +13,7 @@ _PUBLIC = {
     "bench": "mbdeploy.stages.bench",
     "bundle": "mbdeploy.stages.bundle",
     "calibrate": "mbdeploy.stages.calibrate",
+    "check": "mbdeploy.gating.check",
     "evaluate": "mbdeploy.stages.evaluate",
     "export": "mbdeploy.stages.export",
     "halve": "mbdeploy.stages.halve",
@@ -25,7 +26,9 @@ _PUBLIC = {
     "report": "mbdeploy.stages.report",
     "run": "mbdeploy.pipeline",
     "simplify": "mbdeploy.stages.simplify",
+    "sweep": "mbdeploy.sweeping.sweep",
     "verify": "mbdeploy.stages.verify",
+    "verify_artifacts": "mbdeploy.provenance.checking",
     "verify_matrix": "mbdeploy.stages.matrix",
 }
 __all__ = sorted(_PUBLIC)

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from mbdeploy.errors import DISK_FULL, OutputError, refuse_output
 from mbdeploy.results import encode_result
 
 _TEMPORARY = ".mbdeploy-tmp"
+_NUMBERS = itertools.count()
 #: What a write says that names no file (``write`` and ``fsync`` know only a handle).
 _WRITE_FAILED = (*DISK_FULL, errno.EIO, errno.EROFS)
 
@@ -53,13 +55,18 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
 def digest_file(path: Path) -> str:
     """The sha256 of a file, as 64 hexadecimal digits; read once a process, as long as size and time stay the same."""
     stat = path.stat()
-    return _digest_content(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return _digest_content(str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 @functools.lru_cache(maxsize=65536)
-def _digest_content(path: str, size: int, mtime_ns: int, inode: int) -> str:
+def _digest_content(path: str, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> str:
+    return hash_file(Path(path))
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file as it is now, whatever was read of it before."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
@@ -79,16 +86,19 @@ def read_sidecar(path: Path) -> Sidecar | None:
     """The sidecar of ``path``; None if there is none, or none that can be read: then nothing is fresh."""
     try:
         return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def is_fresh(path: Path, provenance: Provenance) -> bool:
     """Whether ``path`` is what this stage would write again: same key, and the bytes its sidecar vouches for."""
     sidecar = read_sidecar(path)
-    if sidecar is None or sidecar.key != provenance.key or not path.is_file():
+    if sidecar is None or sidecar.key != provenance.key:
         return False
-    return path.stat().st_size == sidecar.size_bytes and digest_file(path) == sidecar.sha256
+    try:
+        return path.stat().st_size == sidecar.size_bytes and digest_file(path) == sidecar.sha256
+    except OSError:  # it is not there, or went away while it was read
+        return False
 
 
 @contextlib.contextmanager
@@ -98,7 +108,7 @@ def writing(final: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder cannot be made or written, or the disk is full.
     """
-    temporary = final.with_name(f".{final.name}.{os.getpid()}{_TEMPORARY}")
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.{next(_NUMBERS)}{_TEMPORARY}")  # threads write too
     _make_folder(final.parent, final)
     try:
         temporary.touch()  # a folder that takes no files is found now, not after the work
@@ -151,11 +161,19 @@ def _write_indented(final: Path, encoded: bytes) -> None:
 
 
 def write_sidecar(path: Path, provenance: Provenance, record: Any) -> Sidecar:
-    """Vouch for ``path``, which has its final name already: write its sidecar, as the stage's last act."""
+    """Vouch for ``path``, which has its final name already: write its sidecar, as the stage's last act.
+
+    Raises:
+        OutputError: the file went away, or the sidecar cannot be written.
+    """
+    try:
+        sha256, size_bytes = hash_file(path), path.stat().st_size  # cached ones may be of another write in this tick
+    except OSError as error:
+        raise refuse_output(path, error) from error
     sidecar = Sidecar(
         file=path.name,
-        sha256=digest_file(path),
-        size_bytes=path.stat().st_size,
+        sha256=sha256,
+        size_bytes=size_bytes,
         key=provenance.key,
         provenance=provenance,
         record=msgspec.Raw(encode_result(record)),
@@ -195,10 +213,25 @@ def lock_folder(folder: Path, *, wait_s: float = 0.0) -> Iterator[None]:
         raise refuse_output(folder, error) from error
     try:
         for leftover in folder.rglob(f".*{_TEMPORARY}"):
-            _clear_away(leftover)
+            if not _is_at_work(leftover):
+                _clear_away(leftover)
         yield
     finally:
         lock.release()
+
+
+def _is_at_work(leftover: Path) -> bool:
+    """Whether another process that runs now made this temporary file: single stages write without the lock."""
+    numbers = [int(part) for part in leftover.name.removesuffix(_TEMPORARY).split(".")[-2:] if part.isdecimal()]
+    if not numbers or os.name != "posix" or numbers[0] == os.getpid():
+        return False
+    try:
+        os.kill(numbers[0], 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # somebody else's
+    return True
 
 
 def _clear_away(leftover: Path) -> None:

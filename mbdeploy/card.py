@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,9 @@ import msgspec
 from mbdeploy import assets
 from mbdeploy.errors import CardError
 
+_NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
+_MOST_PIXELS = 65536
+_LONGEST_REASON = 500
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 
@@ -38,8 +43,12 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
                 raise ValueError(f"{name} needs one number per channel ({self.channels})")
-        if not all(s > 0 for s in self.std):
+        if self.resize is not None and self.resize > _MOST_PIXELS:
+            raise ValueError(f"resize must be at most {_MOST_PIXELS}, not {self.resize}")
+        if not all(0 < s < math.inf for s in self.std):
             raise ValueError("std must be above 0 in every channel")
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError("mean must be a number in every channel")
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -57,6 +66,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.seed is not None and not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must lie in 0..2^63 - 1, not {self.seed}")
         if (self.seed is None) == (self.file is None):
             raise ValueError("weights need exactly one of seed and file")
         if self.file is not None and self.sha256 is None:
@@ -106,12 +117,18 @@ class Budgets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     int8_exact_gap_db: float = 0.3
     latency_ratio: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, bound in msgspec.structs.asdict(self).items():
+            if bound is not None and math.isnan(bound):  # TOML has such numbers, and nothing fails a gate with one
+                raise ValueError(f"{name} must be a number, not nan")
+
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One network as it is to be deployed: architecture, weights, preprocessing, recipe, budgets.
 
     Rules: 1. exactly one of ``net`` (a row of ``mbdeploy.nets``) and ``factory``
-    (``"pkg.mod:fn"``, which runs only with trust). 2. ``args`` go to the builder as keywords.
+    (``"pkg.mod:fn"``, which runs only with trust); neither where ``weights.file`` is an ONNX
+    file beside the card, which then is the network. 2. ``args`` go to the builder as keywords.
     """
 
     name: str
@@ -130,8 +147,15 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     path: str = ""
 
     def __post_init__(self) -> None:
-        if (self.net is None) == (self.factory is None):
-            raise ValueError("a card names exactly one of net and factory")
+        if not _NAME.fullmatch(self.name):  # folders and files are called after it
+            raise ValueError("name must be letters, digits, dots, dashes and underlines, a hundred at most")
+        if (self.net is not None) + (self.factory is not None) + self.is_file != 1:
+            raise ValueError("a card names exactly one of net, factory and an ONNX file of weights")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the network is an ONNX file."""
+        return self.weights.package is None and (self.weights.file or "").endswith(".onnx")
 
 
 def load_card(name: str | Path) -> ModelCard:
@@ -143,11 +167,11 @@ def load_card(name: str | Path) -> ModelCard:
     path = _find(name)
     try:
         card = msgspec.toml.decode(path.read_bytes(), type=ModelCard)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CardError(
             where=path,
             expected="a model card as docs/cards.md describes it",
-            found=str(error),
+            found=str(error)[:_LONGEST_REASON],
             todo="correct that key",
         ) from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -73,10 +74,18 @@ def summarise_latency(series: Series, batch_size: int, clock: Clock | Literal["c
 
 
 def compare_series(run: BenchRun, index: int, clock: Clock | None = None) -> Interval:
-    """Times of series ``index`` over the baseline's, pair by pair; index -1 is the A/A control."""
+    """Times of series ``index`` over the baseline's, pair by pair, process by process; index -1 is the A/A control."""
     clock = clock or choose_clock(run)
     candidate = run.control if index == -1 else run.series[index]
-    return estimate_ratio(read_times(run.series[0], clock), read_times(candidate, clock), seed=run.seed)
+    first = run.series[0]
+    return estimate_ratio(
+        read_times(first, clock), read_times(candidate, clock), processes=first.process or None, seed=run.seed
+    )
+
+
+def is_decided(run: BenchRun) -> bool:
+    """Whether every ratio of the run, its A/A control too, has an interval that a gate may believe."""
+    return not any(_find_doubt(compare_series(run, index), run.tolerance) for index in (-1, *range(1, len(run.series))))
 
 
 def judge_run(
@@ -105,12 +114,14 @@ def judge_run(
 def judge_ratio(ratio: Interval, tolerance: float, budget: float, name: str, subject: str) -> Check:
     """A gate over a ratio of times, which should be at most ``budget``.
 
-    Rules: 1. inconclusive (None) with too few pairs for a median, or with an interval wider than the
-    tolerance, relative to the ratio. 2. It fails only if the ratio is beyond ``budget`` by more than the
+    Rules: 1. inconclusive (None) with too few pairs for a median, with an interval wider than the tolerance, relative
+    to the ratio, or where one of them is no number. 2. It fails only if the ratio is beyond ``budget`` by more than the
     tolerance, and the interval excludes ``budget``. 3. Else it passes. ``bound`` is the largest that passes.
     """
     bound = budget * (1 + tolerance)
     note, passed = _find_doubt(ratio, tolerance), None
+    if not bound > 0:
+        note = f"a budget of {budget}, which no time can be held to"
     if not note:
         passed = not (ratio.value > bound and ratio.low > budget)
     return Check(name=name, subject=subject, value=ratio.value, bound=bound, comparison="<=", passed=passed, note=note)
@@ -164,6 +175,8 @@ def _find_doubt(ratio: Interval, tolerance: float) -> str:
     fewest = required_samples(50)
     if ratio.n < fewest:
         return f"{ratio.n} pairs, where a median needs {fewest}"
+    if not (0 < ratio.value < math.inf and 0 < ratio.low <= ratio.high):
+        return "times that have no ratio"
     width = (ratio.high - ratio.low) / ratio.value
     if not width <= tolerance:
         return f"an interval {width:.1%} wide, wider than the tolerance of {tolerance:.1%}"

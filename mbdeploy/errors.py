@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 
+_LONGEST = 2000
 EXIT_OK = 0
 EXIT_GATE_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -30,7 +31,8 @@ class MbdeployError(Exception):
 
     Rules: 1. ``expected`` and ``found`` are noun phrases without a full stop. 2. ``todo`` starts
     with a verb. 3. A path or a name from a model goes into ``where`` or ``found`` as it is; the
-    command line escapes it when it prints.
+    command line escapes it when it prints. 4. What a library says of a file can be as long as the names in it: it is
+    cut.
     """
 
     exit_code = EXIT_BAD_INPUT
@@ -38,10 +40,10 @@ class MbdeployError(Exception):
     def __init__(self, *, where: object = "", expected: str, found: str, todo: str) -> None:
         self.where = str(where)
         self.expected = expected
-        self.found = found
+        self.found = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"  # 4.
         self.todo = todo
         prefix = f"{self.where}: " if self.where else ""
-        super().__init__(f"{prefix}expected {expected}, found {found}; {todo}")
+        super().__init__(f"{prefix}expected {expected}, found {self.found}; {todo}")
 
 
 class UsageError(MbdeployError):

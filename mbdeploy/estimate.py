@@ -24,24 +24,44 @@ class Interval(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float
 
 
-def estimate_ratio(baseline: ArrayLike, candidate: ArrayLike, *, seed: int = 0, confidence: float = 0.95) -> Interval:
-    """The median of candidate/baseline over pairs of times taken together, with a bootstrap interval.
+def estimate_ratio(
+    baseline: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    processes: ArrayLike | None = None,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> Interval:
+    """The ratio candidate/baseline over pairs of times taken together, with its interval.
 
-    Rules: 1. index i of both is one pair; NaN throughout if there is none. 2. Neighbouring pairs share
-    their disturbances, so blocks of n^(1/3) neighbours are drawn, not single pairs (the circular block
-    bootstrap: Politis & Romano 1992). 3. The same samples and seed give the same interval.
+    Rules: 1. index i of both is one pair; NaN throughout if there is none. 2. ``processes[i]`` is the process
+    that took pair i. A process has speeds of its own (where its memory lies, for one), which no number of its
+    pairs averages out: with several, the ratio is the geometric mean of their medians, and the interval is
+    Student's over the logarithms of these medians. 3. Pairs of one process (or None) give their median, and a
+    bootstrap over blocks of n^(1/3) neighbours, which share their disturbances (the circular block bootstrap:
+    Politis & Romano 1992); the same samples and seed give the same interval.
     """
     first, second = np.asarray(baseline, np.float64), np.asarray(candidate, np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"pairs need two lists of one length, not {first.shape} and {second.shape}")
     n = len(first)
-    if n == 0 or not (first > 0).all():
+    if n == 0 or not all(((times > 0) & (times < math.inf)).all() for times in (first, second)):
         return Interval(value=math.nan, low=math.nan, high=math.nan, n=n, confidence=confidence)
     ratios = second / first
-    medians = _resample_medians(ratios, np.random.default_rng(seed))
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(medians, [tail, 100 - tail])
-    return Interval(value=float(np.median(ratios)), low=float(low), high=float(high), n=n, confidence=confidence)
+    places = np.zeros(n) if processes is None else np.asarray(processes)
+    if places.shape != first.shape:
+        raise ValueError(f"{n} pairs, and the processes of {len(places)}")
+    medians = np.array([np.median(ratios[places == place]) for place in np.unique(places)])
+    tail = (1 - confidence) / 2
+    if len(medians) > 1:
+        logs = np.log(medians)
+        value = float(logs.mean())
+        half = _student_quantile(confidence, len(logs) - 1) * float(logs.std(ddof=1)) / math.sqrt(len(logs))
+        value, low, high = math.exp(value), math.exp(value - half), math.exp(value + half)
+    else:
+        drawn = _resample_medians(ratios, np.random.default_rng(seed))
+        value, (low, high) = float(medians[0]), np.percentile(drawn, [100 * tail, 100 * (1 - tail)])
+    return Interval(value=value, low=float(low), high=float(high), n=n, confidence=confidence)
 
 
 def required_samples(percentile: float, *, confidence: float = 0.99) -> int:
@@ -145,6 +165,23 @@ def _resample_medians(values: NDArray[Any], random: np.random.Generator) -> NDAr
 
 def _at_most_one_above(n: int, q: float) -> float:
     return float(q**n + n * (1 - q) * q ** (n - 1))
+
+
+def _student_quantile(confidence: float, freedom: int) -> float:
+    """How far from 0 Student's t with so many degrees of freedom stays with this probability."""
+    return _find_root(lambda t: confidence - _student_inside(t, freedom), 0.0, 1e6)
+
+
+def _student_inside(t: float, freedom: int) -> float:
+    """P(|T| <= t): Abramowitz & Stegun, 26.7.3 (odd degrees of freedom) and 26.7.4 (even)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term, total = (math.cos(angle), 0.0) if odd else (1.0, 0.0)
+    for step in range(freedom // 2):
+        total += term
+        term *= math.cos(angle) ** 2 * (2 * step + 1 + odd) / (2 * step + 2 + odd)
+    inside = math.sin(angle) * total
+    return (angle + inside) * 2 / math.pi if odd else inside
 
 
 def _normal_quantile(confidence: float) -> float:

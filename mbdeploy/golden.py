@@ -125,7 +125,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise _refuse(path, "the arrays input, output_0, names and output_names", str(error.args[0])) from error
     except OSError as error:
         raise _refuse(path, "a golden.npz", (error.strerror or str(error)).lower()) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise _refuse(path, "a golden.npz", f"a file that is none ({error})") from error
 
 

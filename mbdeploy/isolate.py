@@ -22,7 +22,8 @@ from typing import Any
 import msgspec
 
 from mbdeploy import errors
-from mbdeploy.watch import Ended, Limits, watch_process
+from mbdeploy.bounds import Bounds, current_bounds, set_bounds
+from mbdeploy.watch import Ended, Limits, cut_network, watch_process
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); ``total`` is 0 where it is not known."""
@@ -85,9 +86,14 @@ def run_step(
         "import json, sys; task = json.loads(sys.stdin.buffer.read()); sys.path[:] = task['sys_path']; "
         "from mbdeploy.isolate import answer_request; answer_request(task)"
     )
-    task = {"sys_path": sys.path, "function": function, "request": dict(request)}
+    task = {
+        "sys_path": sys.path,
+        "function": function,
+        "request": dict(request),
+        "bounds": msgspec.structs.asdict(current_bounds()),
+    }
     ended = watch_process(
-        [sys.executable, "-c", boot],
+        cut_network([sys.executable, "-c", boot]),
         stdin=json.dumps(task).encode(),
         limits=limits,
         on_line=take_line,
@@ -143,6 +149,7 @@ def describe_ended(ended: Ended, detail: str) -> str:
 def answer_request(task: dict[str, Any]) -> None:
     """The child's side: run the named function and answer on the pipe (called by ``run_step`` only)."""
     die_with_parent()
+    set_bounds(Bounds(**task["bounds"]))
     pipe = os.fdopen(task["answer_fd"], "w", encoding="utf-8")
 
     def send(message: dict[str, Any]) -> None:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from mbdeploy.artifact import digest_file
-from mbdeploy.card import Preprocess
+from mbdeploy.card import Labels, Preprocess
 from mbdeploy.errors import ModelError
+from mbdeploy.preflight import check_model
+from mbdeploy.preflight.external import take_in
+from mbdeploy.preflight.walking import find_places
 from mbdeploy.results import ModelRef
 
 if TYPE_CHECKING:
     import onnx
 
-#: Beginnings of files that are often found under an ``.onnx`` name, and what to do about each.
-_IMPOSTORS = (
-    (b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` to get the file itself"),
-    (b"<!doctype html", "an HTML page", "download the file itself, not the page that shows it"),
-    (b"<html", "an HTML page", "download the file itself, not the page that shows it"),
-    (b"pk\x03\x04", "a zip archive (a PyTorch file?)", "export it to ONNX first: `mbdeploy export`"),
-    (b"\x80\x02", "a Python pickle", "export it to ONNX first: `mbdeploy export`"),
-)
-_MAX_BYTES = 2 << 30
+
+T = TypeVar("T")
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,34 +45,23 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file (protobuf only: no checker, no shape inference).
+    """Read an ONNX file, once preflight has nothing against it (no checker, no shape inference).
 
     Raises:
-        ModelError: missing, empty, too large, truncated, or something else under an ONNX name.
+        ModelError: missing, empty, truncated, something else under an ONNX name, or beyond the limits in force
+            (:mod:`mbdeploy.bounds`); see :func:`mbdeploy.preflight.check_model`.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
+    return check_model(path).model
 
-    try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise _refuse(path, f"{size} bytes, above protobuf's 2 GiB", "store its weights as external data")
-        data = path.read_bytes()
-    except OSError as error:
-        raise _refuse(path, (error.strerror or str(error)).lower(), "check the path and its permissions") from error
-    if not data:
-        raise _refuse(path, "an empty file", "copy or download it again")
-    head = data[:64].lstrip().lower()
-    for beginning, found, todo in _IMPOSTORS:
-        if head.startswith(beginning):
-            raise _refuse(path, found, todo)
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as error:
-        raise _refuse(path, "bytes that do not parse (truncated or random)", "copy or download it again") from error
-    if not model.graph.node or not model.opset_import:
-        raise _refuse(path, "no graph with operators in it", "check that this is the file you meant")
+
+def load_whole(path: Path) -> onnx.ModelProto:
+    """The same with the data of files beside the model in the model itself.
+
+    Raises:
+        ModelError: see ``load_model``.
+    """
+    model = check_model(path).model
+    take_in(find_places(model).tensors, path)
     return model
 
 
@@ -144,16 +129,23 @@ def write_metadata(model: onnx.ModelProto, entries: Mapping[str, str]) -> None:
 
 def read_preprocess(model: onnx.ModelProto) -> Preprocess | None:
     """The preprocessing that ``export`` wrote into the file, or None in a foreign one."""
-    text = read_metadata(model).get("mbdeploy.preprocess")
+    return _read_entry(model, "mbdeploy.preprocess", Preprocess, "give --preprocess, which overrides it")
+
+
+def read_labels(model: onnx.ModelProto) -> Labels | None:
+    """The names of the classes that ``export`` wrote into the file, or None in a foreign one."""
+    return _read_entry(model, "mbdeploy.labels", Labels, "export the file again, or take the entry out")
+
+
+def _read_entry(model: onnx.ModelProto, key: str, kind: type[T], todo: str) -> T | None:
+    text = read_metadata(model).get(key)
     if text is None:
         return None
     try:
-        return msgspec.json.decode(text, type=Preprocess)
-    except msgspec.MsgspecError as error:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
         raise ModelError(
-            expected="preprocessing as mbdeploy writes it in `mbdeploy.preprocess`",
-            found=str(error),
-            todo="give --preprocess, which overrides it",
+            expected=f"what mbdeploy writes in the metadata `{key}`", found=str(error)[:200], todo=todo
         ) from error
 
 
@@ -165,10 +157,6 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
 def describe_model(path: Path) -> ModelRef:
     """Name, digest and size of a model file."""
     return ModelRef(name=path.stem, path=str(path), sha256=digest_file(path), size_bytes=path.stat().st_size)
-
-
-def _refuse(path: Path, found: str, todo: str) -> ModelError:
-    return ModelError(where=path, expected="an ONNX model", found=found, todo=todo)
 
 
 def dump_json(value: Any) -> str:

@@ -14,6 +14,7 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.provenance.manifest import vouch_for_folder
 from mbdeploy.results import Check, ParityReport, decode_result
 
 STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
@@ -75,6 +76,7 @@ def run(
 
     ``card`` is a card's name or file; what it says of quantization holds where no option is given.
     ``force`` names stages to do again; the ones after them follow only if their inputs changed.
+    When all is done, ``manifest.json`` vouches for what lies in the folder.
     With ``dry_run`` nothing is written, and ``fresh`` says what would be skipped.
 
     Raises:
@@ -101,7 +103,7 @@ def run(
             "seed": seed,
         },
         measure={"providers": tuple(providers), "threads": threads, "allow_fallback": allow_fallback},
-        bench={"min_duration": min_duration, "seed": seed},
+        bench={"min_duration": min_duration, "seed": seed, "processes": 1},  # quick: `bench` itself spreads over more
         on_progress=on_progress,
     )
     if dry_run:
@@ -114,6 +116,7 @@ def run(
             stage = _do_step(step, forced=step.name in force)
             on_stage(stage)
             done.append(stage)
+        vouch_for_folder(output)
     return RunSummary(card=described.name, folder=str(output), stages=tuple(done), checks=_read_checks(output))
 
 
@@ -157,7 +160,7 @@ def _list_steps(
     variants = (fp32, simplified, int8)
     verifying = {"golden": golden, "budgets": described.budgets, **measure}
     timing = {"inputs": golden, **measure, **bench}
-    report_file = folder / "report.md"
+    reports = {"html": folder / "report.html", "md": folder / "report.md"}
 
     def do_verify() -> None:
         report = verify_stage.verify(variants, on_progress=on_progress, **verifying)
@@ -172,8 +175,9 @@ def _list_steps(
         return Provenance(stage="report", params={}, parents=read, tools=artifact.read_tools())
 
     def do_report() -> None:
-        artifact.write_bytes(report_file, report_stage.report(folder, format="md").encode())
-        artifact.write_sidecar(report_file, plan_report(), None)
+        for format, path in reports.items():
+            artifact.write_bytes(path, report_stage.report(folder, format=format).encode())
+            artifact.write_sidecar(path, plan_report(), None)
 
     return [
         _Step(
@@ -196,7 +200,7 @@ def _list_steps(
         ),
         _Step("verify", (parity,), lambda: verify_stage.plan(variants, **verifying), do_verify),
         _Step("bench", (latency,), lambda: bench_stage.plan((simplified, int8), **timing), do_bench),
-        _Step("report", (report_file,), plan_report, do_report),
+        _Step("report", tuple(reports.values()), plan_report, do_report),
     ]
 
 

@@ -122,7 +122,8 @@ class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a quantization did: the recipe as carried out, its data, every layer, what stayed in float and why.
 
     ``ranges`` names the file that the activation ranges came from, if it was not the images. ``widened`` are the
-    layers that got channels of zeros to read, with their channels before and after (``quant/widen.py``).
+    layers that got channels of zeros to read, with their channels before and after (``quant/widen.py``),
+    ``gates`` the hard sigmoids that became a Clip of bytes (``quant/gates.py``).
     """
 
     recipe: str
@@ -138,3 +139,4 @@ class QuantizeRecord(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     ranges: str = ""
     widened: dict[str, tuple[int, int]] = {}
+    gates: tuple[str, ...] = ()

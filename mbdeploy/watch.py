@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 import os
 import selectors
 import signal
@@ -15,14 +17,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from mbdeploy.bounds import current_bounds
+
 #: What a child inherits of the environment: enough to find programs, packages and devices, no secrets.
 KEPT_ENVIRONMENT = frozenset(
     "PATH HOME LANG LC_ALL LC_CTYPE TMPDIR TEMP TMP SYSTEMROOT PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS "
     "PYTHONOPTIMIZE VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH MBDEPLOY_PATH XDG_CACHE_HOME "
     "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS "
-    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK COVERAGE_PROCESS_START".split()
+    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK "
+    "DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT COVERAGE_PROCESS_START".split()
 )
 _STDERR_TAIL_BYTES = 4000
+#: Starts a program in a network of its own, which has no way out; the user and the process stay who they are. Root
+#: needs no namespace of users for that, and in one could not write to folders of others any more.
+_UNSHARE = ("unshare", "--net", *(() if hasattr(os, "geteuid") and os.geteuid() == 0 else ("--map-current-user",)))
+_OPEN_FILES = 4096
 _POLL_S = 0.25
 
 
@@ -59,10 +68,11 @@ def watch_process(
     number is put into the JSON object on standard input under that name.
 
     Rules: 1. the group is killed at the time limit, on any exception (Ctrl-C included), and when the
-    child has ended, so that no grandchild outlives it. 2. Address space and file size are limited
-    where the system can do it from outside (Linux); elsewhere only time is.
+    child has ended, so that no grandchild outlives it. 2. Address space, file size, CPU time and open files are
+    limited where the system can do it from outside (Linux); elsewhere only time is.
     """
     started = time.monotonic()
+    deadline = started + min(limits.wall_s, current_bounds().max_time or limits.wall_s)
     answer_read, answer_write = os.pipe()
     if answer_fd_variable is not None:
         stdin = json.dumps({**json.loads(stdin), answer_fd_variable: answer_write}).encode()
@@ -87,10 +97,10 @@ def watch_process(
             os.close(answer_write)
         try:
             _limit_process(process.pid, limits)
-            timed_out = _pump_lines(answer_read, process, started + limits.wall_s, on_line)
+            timed_out = _pump_lines(answer_read, process, deadline, on_line)
             if not timed_out:
                 try:
-                    process.wait(timeout=max(0.1, started + limits.wall_s - time.monotonic()))
+                    process.wait(timeout=max(0.1, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
                     timed_out = True
         finally:
@@ -106,10 +116,45 @@ def watch_process(
 def child_environment() -> dict[str, str]:
     """This process's environment, cut down to ``KEPT_ENVIRONMENT``; numpy keeps to one thread unless it says otherwise.
 
-    The threads of its linear algebra would spin beside ONNX Runtime's, and leave their number in the last bits.
+    The threads of its linear algebra would spin beside ONNX Runtime's, and leave their number in the last bits. ONNX
+    Runtime, which since 1.31 reports sessions to its makers unless it is told not to, is told.
     """
     kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
-    return {"OPENBLAS_NUM_THREADS": "1", **kept}
+    return {"OPENBLAS_NUM_THREADS": "1", **kept, "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def cut_network(command: Sequence[str]) -> list[str]:
+    """``command`` without a network where the system permits that, else as it is (``describe_isolation`` says so)."""
+    return [*(() if find_network_bar() else _UNSHARE), *command]
+
+
+@functools.cache
+def find_network_bar() -> str:
+    """Why a child cannot be started without a network, or nothing where it can: tried once in a process."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has no network namespaces"
+    try:
+        done = subprocess.run(
+            [*_UNSHARE, "true"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False
+        )
+    except FileNotFoundError:
+        return "no program `unshare` (util-linux)"
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or f"status {done.returncode}").splitlines()[0]
+
+
+def describe_isolation() -> dict[str, str]:
+    """What native steps are held to on this machine, and what they are not."""
+    linux = sys.platform == "linux"
+    bar = find_network_bar()
+    return {
+        "time": "limited; the whole process group is killed",
+        "memory, CPU time, files": "limited" if linux else f"NOT limited: {sys.platform} cannot do it from outside",
+        "death of mbdeploy": "kills the step" if linux else f"NOT noticed by the step on {sys.platform}",
+        "environment": "without secrets: only names on a list",
+        "network": f"NOT cut off: {bar}" if bar else "cut off",
+    }
 
 
 def _limit_process(pid: int, limits: Limits) -> None:
@@ -121,6 +166,9 @@ def _limit_process(pid: int, limits: Limits) -> None:
         (resource.RLIMIT_AS, limits.memory_bytes),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        # Inherited by a grandchild that leaves the group, which no kill of ours reaches.
+        (resource.RLIMIT_CPU, math.ceil(limits.wall_s) * (os.cpu_count() or 1)),
     ):
         if value is not None:
             try:

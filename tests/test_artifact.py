@@ -158,7 +158,7 @@ def test_a_leftover_that_is_a_link_is_removed_and_not_what_it_leads_to(tmp_path:
     other, folder = tmp_path / "other", tmp_path / "out"
     artifact.write_bytes(other / "mine.txt", b"mine")
     folder.mkdir()
-    (folder / ".int8.onnx.1.scratch.mbdeploy-tmp").symlink_to(other, target_is_directory=True)
+    (folder / ".int8.onnx.99999999.scratch.mbdeploy-tmp").symlink_to(other, target_is_directory=True)
     with artifact.lock_folder(folder):
         assert list_names(folder) == [".lock"]
     assert list_names(other) == ["mine.txt"]

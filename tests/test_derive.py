@@ -194,3 +194,32 @@ def test_the_same_run_gives_the_same_verdicts_again() -> None:
     saved = msgspec.json.decode(msgspec.json.encode(run), type=BenchRun)
     assert judge_run(saved) == judge_run(run)
     assert derive.compare_series(saved, 1).low < 1.01 < derive.compare_series(saved, 1).high
+
+
+def test_a_run_saved_before_processes_were_counted_is_one_process() -> None:
+    rng = np.random.default_rng(0)
+    noisy = [int(value) for value in rng.normal(1e6, 1e4, 60)]
+    run = make_run(make_series("a", noisy), make_series("b", noisy[::-1]), control=make_series("a", noisy))
+    plain = msgspec.to_builtins(run)
+    for key in ("processes", "max_duration_s", "cool_down_s"):
+        del plain[key]
+    for series in (*plain["series"], plain["control"]):
+        for key in ("process", "loads_ns", "firsts_ns", "energy_uj", "energy_runs"):
+            del series[key]
+    old = msgspec.convert(plain, BenchRun, strict=False)
+    assert old == run and old.processes == 1
+    assert derive.compare_series(old, 1).low < derive.compare_series(old, 1).high
+
+
+def test_processes_decide_the_interval_and_the_interval_decides_whether_there_is_a_verdict() -> None:
+    def spread(medians: list[int]) -> BenchRun:
+        processes = tuple(number for number in range(len(medians)) for _ in range(5))
+        base, other = make_series("a", [1000] * len(processes)), make_series("b", [medians[k] for k in processes])
+        series = tuple(msgspec.structs.replace(one, process=processes) for one in (base, other))
+        return make_run(*series, control=series[0])
+
+    steady, moody = spread([1100, 1101, 1099, 1100, 1100]), spread([1100, 1200, 1000, 1100, 1100])
+    assert derive.is_decided(steady) and not derive.is_decided(moody)
+    assert [check.passed for check in judge_run(steady)] == [True, False]
+    assert [check.passed for check in judge_run(moody)] == [True, None]
+    assert "wider than the tolerance" in judge_run(moody)[1].note

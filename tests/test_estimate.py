@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mbdeploy.estimate import (
+    _student_quantile,
     compute_mcnemar,
     estimate_paired_difference,
     estimate_percentile,
@@ -85,6 +87,8 @@ def test_no_pairs_or_no_time_have_no_ratio() -> None:
     assert math.isnan(estimate_ratio([0, 1], [1, 1]).value)
     with pytest.raises(ValueError, match="one length"):
         estimate_ratio([1], [1, 2])
+    with pytest.raises(ValueError, match="processes of 1"):
+        estimate_ratio([1, 2], [1, 2], processes=[0])
 
 
 def test_a_long_series_is_resampled_in_pieces() -> None:
@@ -102,6 +106,43 @@ def test_the_interval_of_a_ratio_covers_the_truth_about_as_often_as_it_says() ->
         found = estimate_ratio(np.ones(40), noise / np.median(NOISE))
         hits += found.low <= 1 <= found.high
     assert 85 <= hits <= 100
+
+
+def test_several_processes_have_students_interval_over_their_medians() -> None:
+    logs = np.array([-0.01, 0.0, 0.01, 0.02, 0.03])
+    candidate = np.repeat(np.exp(logs), 3)
+    found = estimate_ratio(np.ones(15), candidate, processes=np.repeat(np.arange(5), 3))
+    half = 2.776445 * np.std(logs, ddof=1) / math.sqrt(5)
+    assert found.n == 15
+    assert found.value == pytest.approx(math.exp(0.01))
+    assert (found.low, found.high) == (pytest.approx(math.exp(0.01 - half)), pytest.approx(math.exp(0.01 + half)))
+
+
+@pytest.mark.parametrize("count", [2, 5, 9])
+def test_the_interval_of_few_processes_covers_the_truth_although_each_has_a_speed_of_its_own(count: int) -> None:
+    rng = np.random.default_rng(count)
+    processes = np.repeat(np.arange(count), 12)
+    together, pooled = 0, 0
+    for _ in range(200):
+        times = np.exp(np.repeat(rng.normal(0, 0.02, count), 12) + rng.normal(0, 0.02, 12 * count))
+        found = estimate_ratio(np.ones(len(times)), times, processes=processes)
+        together += found.low <= 1 <= found.high
+        alone = estimate_ratio(np.ones(len(times)), times) if count == 5 else found
+        pooled += alone.low <= 1 <= alone.high
+    assert 183 <= together <= 199
+    assert count != 5 or pooled < 170  # what pairs alone claim
+
+
+@given(st.floats(0.5, 0.999), st.integers(1, 60))
+def test_students_t_comes_from_above_to_the_normal_distribution(confidence: float, freedom: int) -> None:
+    normal = NormalDist().inv_cdf(0.5 + confidence / 2)
+    t, next_t = _student_quantile(confidence, freedom), _student_quantile(confidence, freedom + 1)
+    assert t > next_t > normal
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (9, 2.2622), (30, 2.0423)])
+def test_students_t_is_the_published_one(freedom: int, t: float) -> None:
+    assert _student_quantile(0.95, freedom) == pytest.approx(t, abs=5e-5)
 
 
 NOISE = np.convolve(np.random.default_rng(9).lognormal(0, 0.1, 100_002), [0.5, 0.3, 0.2], "valid")

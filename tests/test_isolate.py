@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from mbdeploy import isolate, watch
+from mbdeploy.bounds import bounding
 from mbdeploy.errors import DataError, OutputError
 from mbdeploy.isolate import Verdict, run_step
 from mbdeploy.watch import Ended, Limits
@@ -77,6 +78,24 @@ def hang(request, on_progress):
     Path(request["pids"]).write_text(f"{os.getpid()} {grandchild.pid}")
     on_progress("hanging", 0, 0)
     time.sleep(600)
+
+def sleep(request, on_progress):
+    time.sleep(request["seconds"])
+
+def list_networks(request, on_progress):
+    return [line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]]
+
+def tell_bounds(request, on_progress):
+    from mbdeploy.bounds import current_bounds
+    return current_bounds().max_nodes
+
+def tell_limits(request, on_progress):
+    import resource
+    kinds = {"core": resource.RLIMIT_CORE, "cpu": resource.RLIMIT_CPU, "files": resource.RLIMIT_NOFILE}
+    deadline = time.monotonic() + 5  # the parent sets them once we run
+    while resource.getrlimit(resource.RLIMIT_CPU)[0] == resource.RLIM_INFINITY and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return {name: resource.getrlimit(kind)[0] for name, kind in kinds.items()}
 
 def leave_a_fork(request, on_progress):
     pid = os.fork()
@@ -203,7 +222,9 @@ def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], m
     monkeypatch.setenv("LD_PRELOAD_SOMETHING", "x")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment: dict[str, str] = run_step(step("read_environment"), {}).value
-    assert set(environment) - {"__CF_USER_TEXT_ENCODING"} <= watch.KEPT_ENVIRONMENT | {"LC_CTYPE"}
+    own = {"LC_CTYPE", "ORT_DISABLE_TELEMETRY"}
+    assert set(environment) - {"__CF_USER_TEXT_ENCODING"} <= watch.KEPT_ENVIRONMENT | own
+    assert environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["OMP_NUM_THREADS"] == "1"
 
@@ -277,3 +298,40 @@ def test_a_child_dies_when_its_parent_is_killed(step: Callable[[str], str], tmp_
         assert ended_within([child])
     finally:
         os.kill(grandchild, signal.SIGKILL)
+
+
+@pytest.mark.skipif(bool(watch.find_network_bar()), reason="the system does not permit network namespaces here")
+def test_a_native_step_has_no_network(step: Callable[[str], str]) -> None:
+    assert run_step(step("list_networks"), {}).value == ["lo"]
+
+
+def test_where_the_network_cannot_be_cut_off_the_step_runs_and_the_reason_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch, "_UNSHARE", ("no-such-program",))
+    watch.find_network_bar.cache_clear()
+    try:
+        assert watch.cut_network(["a", "b"]) == ["a", "b"]
+        said = watch.describe_isolation()["network"]
+        assert said.startswith("NOT cut off: ")
+    finally:
+        watch.find_network_bar.cache_clear()
+
+
+@LINUX_ONLY
+def test_a_step_takes_no_more_time_than_the_bounds_in_force(step: Callable[[str], str]) -> None:
+    with bounding(max_time=1.0):
+        outcome = run_step(step("sleep"), {"seconds": 60})
+    assert outcome.verdict is Verdict.TIMEOUT
+
+
+def test_the_bounds_in_force_reach_the_child(step: Callable[[str], str]) -> None:
+    with bounding(max_nodes=17):
+        assert run_step(step("tell_bounds"), {}).value == 17
+
+
+@LINUX_ONLY
+def test_a_child_is_limited_in_open_files_and_cpu_time_and_leaves_no_core(step: Callable[[str], str]) -> None:
+    limits = Limits(wall_s=30.0)
+    value = run_step(step("tell_limits"), {}, limits=limits).value
+    assert value == {"core": 0, "cpu": 30 * (os.cpu_count() or 1), "files": 4096}

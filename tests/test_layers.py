@@ -16,21 +16,25 @@ PACKAGE = Path(mbdeploy.__file__).parent
 
 # From the top down. What stands in one row may be imported by the rows above it only.
 LAYERS = (
-    ("cli",),
-    ("pipeline", "tradeoff"),
+    ("cli", "pytest_plugin"),
+    ("gating", "testing"),
+    ("pipeline", "sharing", "sweeping", "tradeoff"),
     ("stages",),
-    ("auditing", "costs", "mixing", "tracing"),
+    ("timing", "executing"),
+    ("auditing", "costs", "mixing", "provenance", "tracing"),
     ("nets", "rewrites", "quant", "targets", "data"),
     ("golden",),
     ("derive",),
     ("estimate",),
     ("model_file",),
+    ("preflight",),
     ("artifact",),
     ("card",),
     ("assets",),
     ("results", "records"),
     ("isolate",),
     ("watch",),
+    ("bounds",),
     ("errors",),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}

@@ -25,6 +25,7 @@ from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_OK
 @options.providers
 @options.threads
 @options.seed
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

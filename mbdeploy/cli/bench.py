@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mbdeploy.cli import options, places
+from mbdeploy.cli.bench_modes import choose_mode, fit
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
-from mbdeploy.errors import EXIT_OK, UsageError
 from mbdeploy.results import SCHEMA_VERSION
 
 
@@ -22,11 +21,13 @@ from mbdeploy.results import SCHEMA_VERSION
 @options.sessions
 @options.allow_fallback
 @options.require_placement
-@options.threads
-@click.option("--batch-size", type=click.IntRange(1, 65536), show_default="1", help="Images an inference.")
+@options.sweeps
 @options.warmup
 @options.min_duration
+@options.max_duration
 @click.option("--min-pairs", type=click.IntRange(1, 1_000_000), show_default="30", help="Fewest rounds to time.")
+@options.processes
+@options.cool_down
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1),
@@ -44,48 +45,45 @@ from mbdeploy.results import SCHEMA_VERSION
     default=None,
     help="Count instructions on an emulated CPU (--provider arm, or cpu@qemu:CPU) in place of time.",
 )
+@click.option("--tune", is_flag=True, default=None, help="Find the session options that make it fastest here.")
+@click.option(
+    "--explain", is_flag=True, default=None, help="Where the time, or the difference of two files, comes from."
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "multi-stream", "server", "offline"]),
+    help="A scenario of MLPerf Inference, by its LoadGen (`pip install mlcommons-loadgen`).",
+)
+@click.option("--preset", type=click.Choice(["rapid", "quick", "normal"]), help="How long it is.  [default: quick]")
+@click.option("--target-qps", type=click.FloatRange(0, min_open=True), help="Queries a second for --scenario server.")
+@click.option("--target-latency", type=click.FloatRange(0, min_open=True), help="Its bound of the p99, in ms.")
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj
-def command(
-    screen: Screen, /, models: tuple[str, ...], output: Path | None, instructions: bool | None, **keywords: Any
-) -> int:
+def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> int:
     """Time ONNX files against the first of them.
 
-    They take turns on the same inputs, with an A/A control; load time, first
-    inference and peak memory are measured apart. Exit code 1 says that a model is
-    slower than the first one, 4 that this machine was too noisy to tell.
+    They take turns on the same inputs, in several fresh processes, with an A/A
+    control; load time, first inference and peak memory are measured apart. Exit
+    code 1 says that a model is slower than the first one, 4 that this machine was
+    too noisy to tell.
     """
-    from mbdeploy.stages import figures
+    from mbdeploy.stages import bench_sweep
     from mbdeploy.stages.bench import bench
     from mbdeploy.stages.facts import derive_latency
 
     paths = places.find_models(models, ("simplified.onnx", "int8.onnx"))
-    if instructions:
-        return _count(screen, paths, output, options.keep_given(keywords))
+    flags = {name: bool(keywords.pop(name)) for name in ("instructions", "tune", "explain")}
+    given = options.keep_given(keywords)
+    if mode := choose_mode({**flags, "scenario": "scenario" in given}):
+        return mode(screen, paths, output, given)
     with screen.progress() as on_progress:
-        runs = bench(paths, on_progress=on_progress, **options.keep_given(keywords))
+        runs = bench(paths, on_progress=on_progress, **fit(bench, "bench without --scenario", given))
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}
     screen.save(output, result)
     facts = [derive_latency(run) for run in runs]
-    checks = [check for fact in facts for check in fact.checks]
-    tables = [table for fact in facts for table in figures.tabulate_latency(fact)]
-    screen.show([*tables, *figures.tabulate_checks(checks)], result)
-    return judge_checks(checks)
-
-
-def _count(screen: Screen, paths: Sequence[Path], output: Path | None, given: dict[str, Any]) -> int:
-    from mbdeploy.stages.instructions import count, tabulate_instructions
-
-    idle = set(given) - {"providers", "batch_size", "seed", "provider_options", "session_config"}
-    if idle:
-        word = min(idle).replace("_", "-")
-        raise UsageError(
-            where="--instructions", expected="options that a count has", found=f"--{word}", todo="leave it out"
-        )
-    with screen.progress() as on_progress:
-        runs = count(paths, on_progress=on_progress, **given)
-    result = {"schema_version": SCHEMA_VERSION, "runs": runs}
-    screen.save(output, result)
-    screen.show(tabulate_instructions(runs), result)
-    return EXIT_OK
+    if output and (page := bench_sweep.write_page(output, facts)):
+        screen.note_written(page)
+    screen.show(bench_sweep.tabulate_runs(facts), result)
+    return judge_checks(check for fact in facts for check in fact.checks)

@@ -15,6 +15,7 @@ from mbdeploy.cli.screen import Screen
 @click.argument("folder", metavar="OUT|CARD")
 @click.option("-o", "--output", type=Path, help="The .tar.gz or .zip to write.  [default: OUT/NAME.tar.gz]")
 @click.option("--all", "all_variants", is_flag=True, default=None, help="Pack the FP32 and simplified files too.")
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj
@@ -22,9 +23,10 @@ def command(screen: Screen, /, folder: str, **keywords: Any) -> None:
     """Pack the INT8 file with all that a board needs to check it.
 
     The archive holds the model, golden inputs and outputs, budgets, the sha256 of
-    every file, and the agent: unpacked, `python agent.py verify` needs only numpy and
-    onnxruntime, and ends with the exit codes of `mbdeploy verify`. The same inputs
-    give the same bytes. `mbdeploy verify FILE.tar.gz` checks it from here.
+    every file, what was installed here (CycloneDX), and the agent: unpacked, `python
+    agent.py verify` needs only numpy and onnxruntime, and ends with the exit codes of
+    `mbdeploy verify`. The same inputs give the same bytes. `mbdeploy verify
+    FILE.tar.gz` checks it from here.
     """
     from mbdeploy.cli.summary import tabulate_bundle
     from mbdeploy.stages.bundle import bundle

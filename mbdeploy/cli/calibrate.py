@@ -18,6 +18,7 @@ from mbdeploy.cli.screen import Screen
 @options.own_method
 @click.option("--shards", type=click.IntRange(1, 100_000), show_default="1", help="Divide the images into so many.")
 @click.option("--shard", type=click.IntRange(1, 100_000), help="Do only this one, and do not merge.")
+@options.workers
 @options.preprocess
 @options.threads
 @options.seed

@@ -15,7 +15,7 @@ from mbdeploy.cli.screen import Screen
 @click.argument("models", metavar="MODEL.onnx...|CARD", nargs=-1, required=True)
 @options.result_file
 @click.option("--against", type=Path, metavar="FILE", help="The model to compare with, usually the FP32 one.")
-@click.option("--data", metavar="DIR|CSV", required=True, help="Labelled images: a folder a class, or a CSV.")
+@click.option("--data", metavar="DATA", required=True, help="Labelled images: a folder a class, CSV, .tar, .parquet.")
 @click.option("--limit", type=click.IntRange(1, 10_000_000), help="Use so many of them.  [default: all]")
 @click.option(
     "--background/--no-background",
@@ -28,6 +28,13 @@ from mbdeploy.cli.screen import Screen
 @options.preprocess
 @options.threads
 @options.seed
+@options.sharing
+@click.option(
+    "--shard-size",
+    type=click.IntRange(32, 1_000_000),
+    help="Images a part of shared work, a multiple of 32.  [default: by their number]",
+)
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj
@@ -37,12 +44,16 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     Top-1 and top-5 with n and intervals; with several models, the paired
     difference to the first one and the number of changed predictions. For a card
     the result is saved where `mbdeploy report` finds it.
+
+    With --workers or --cluster the images are shared: the result is the same to the
+    last bit, and a run that was stopped goes on where it was.
     """
     from mbdeploy.stages import figures
     from mbdeploy.stages.evaluate import evaluate
     from mbdeploy.stages.facts import derive_accuracy
 
     with screen.progress() as on_progress:
-        result = evaluate(places.find_models(models), on_progress=on_progress, **options.keep_given(keywords))
+        given = {**options.keep_given(keywords), "on_progress": on_progress, "on_link": screen.note_link}
+        result = evaluate(places.find_models(models), **given)
     screen.save(output or places.name_result(models, "evaluation"), result)
     screen.show(figures.tabulate_accuracy(derive_accuracy(result)), result)

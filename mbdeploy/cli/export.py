@@ -20,6 +20,7 @@ from mbdeploy.cli.screen import Screen
 @options.golden
 @options.preprocess
 @options.trust
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

@@ -29,6 +29,7 @@ def _find_exported(card: str) -> str | Path:
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), show_default="table", default="table", help="How to show it."
 )
+@options.limits
 @options.words
 @click.pass_obj
 def command(screen: Screen, /, model: str, output: Path | None, form: str, **keywords: Any) -> None:

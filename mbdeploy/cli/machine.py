@@ -11,6 +11,7 @@ from mbdeploy.results import SCHEMA_VERSION, Host
 from mbdeploy.stages.tables import Table
 from mbdeploy.targets import PROVIDERS, Answer
 from mbdeploy.targets.providers import find_conflict
+from mbdeploy.watch import describe_isolation
 
 #: What an instruction set does to u8 x s8 products; the first row whose set the CPU has is what ONNX Runtime uses.
 _INT8 = (
@@ -41,7 +42,11 @@ EXTRAS = {
     ),
     "gpu": ("onnxruntime-gpu",),
     "openvino": ("openvino",),
+    "qnn": ("onnxruntime-qnn",),
+    "loadgen": ("mlcommons-loadgen",),
+    "signing": ("model-signing", "pyopenssl"),
     "cluster": ("distributed",),
+    "parquet": ("pyarrow",),
 }
 _CORE = ("onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pillow")
 
@@ -78,6 +83,7 @@ def tabulate_machine(answer: Answer) -> list[Table]:
     extras = tuple((name, _name_extra(name)) for name in EXTRAS)
     return [
         Table(title="Machine", columns=("", ""), rows=machine, left=(0, 1)),
+        Table(title="Native steps", columns=("", ""), rows=tuple(describe_isolation().items()), left=(0, 1)),
         Table(
             title="Providers",
             columns=("", "", "INT8"),
@@ -101,6 +107,7 @@ def describe_machine(answer: Answer) -> dict[str, Any]:
             name: {"available": not why, "why": why, **msgspec.to_builtins(PROVIDERS[name])}
             for name, why in _list_providers(answer).items()
         },
+        "isolation": describe_isolation(),
         "versions": read_tools(*_CORE),
         "extras": {name: read_tools(*packages) for name, packages in EXTRAS.items()},
     }

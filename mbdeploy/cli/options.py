@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
+from mbdeploy.bounds import bounding
 from mbdeploy.cli.screen import Screen
 
+_MOST = 65536
 F = TypeVar("F", bound=Callable[..., Any])
 Option = Callable[[F], F]
 
@@ -53,6 +55,15 @@ def _read_shape(ctx: click.Context, parameter: click.Parameter, text: str | None
     if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
         raise click.BadParameter(f"expected three numbers C,H,W, found {text!r}", ctx, parameter)
     return tuple(int(part) for part in parts)
+
+
+def _read_counts(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 1 <= int(part) <= _MOST for part in parts):
+        raise click.BadParameter(f"expected numbers from 1 to {_MOST}, such as 1,2,4, found {text!r}", ctx, parameter)
+    return tuple(map(int, parts))
 
 
 words = take_options(
@@ -125,6 +136,18 @@ require_placement = click.option(
     help="A gate on where nodes ran: 'cuda>=95%', 'no float Conv', 'no Q/DQ left between convolutions'. Repeatable.",
 )
 threads = click.option("--threads", type=click.IntRange(1, 4096), show_default="1", help="Intra-op threads.")
+sweeps = take_options(
+    click.option(
+        "--threads", metavar="N[,N...]", callback=_read_counts, show_default="1", help="Intra-op threads: 1, or 1,2,4."
+    ),
+    click.option(
+        "--batch-size",
+        metavar="N[,N...]",
+        callback=_read_counts,
+        show_default="1",
+        help="Images an inference: 1, or 1,8.",
+    ),
+)
 preprocess = click.option(
     "--preprocess",
     metavar="NAME|FILE",
@@ -224,4 +247,98 @@ goals = take_options(
 warmup = click.option("--warmup", type=click.IntRange(0, 1_000_000), help="Untimed runs.  [default: until steady]")
 min_duration = click.option(
     "--min-duration", type=click.FloatRange(0.01, 3600), show_default="2.0", help="Seconds to time each model."
+)
+max_duration = click.option(
+    "--max-duration",
+    type=click.FloatRange(0, 86400),
+    show_default="60.0",
+    help="Seconds after which no further process follows.",
+)
+processes = click.option(
+    "--processes",
+    type=click.IntRange(1, 1000),
+    show_default="5",
+    help="Fewest fresh processes to spread the rounds over.",
+)
+cool_down = click.option(
+    "--cool-down", type=click.FloatRange(0, 3600), show_default="0.5", help="Seconds of rest between two processes."
+)
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes, with a unit or without: 500MB, 2GiB, 1000000."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, int]] = {"": 1, **{f"{u}B": 1000**n for n, u in enumerate(("", "K", "M", "G", "T"))}}
+    _UNITS |= {f"{unit}iB": 1024**n for n, unit in enumerate(("", "K", "M", "G", "T")) if n}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        digits = str(value).rstrip("BKMGTi ")
+        unit = str(value)[len(digits) :].strip()
+        if not (digits.isascii() and digits.isdecimal() and unit in self._UNITS and 1 <= int(digits) <= 10**18):
+            self.fail(f"expected bytes, such as 500MB or 2GiB, found {value!r}", param, ctx)
+        return int(digits) * self._UNITS[unit]
+
+
+def _set_bound(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and parameter.name is not None:
+        ctx.with_resource(bounding(**{parameter.name: value}))
+
+
+def _limit(name: str, kind: Any, shown: str, text: str) -> Option[Any]:
+    return click.option(
+        name, type=kind, expose_value=False, callback=_set_bound, metavar="N", show_default=shown, help=text
+    )
+
+
+#: What a file from outside may ask for: mbdeploy.bounds, whose fields have these names.
+limits = take_options(
+    _limit("--max-file-size", _Size(), "8GiB", "Largest file, with all that it points to."),
+    _limit("--max-memory", _Size(), "2GiB", "Largest tensor, and all weights."),
+    _limit("--max-nodes", click.IntRange(1, 10**9), "100000", "Most operators, functions expanded."),
+    _limit("--max-window", click.IntRange(1, 2**31 - 1), "4096", "Largest kernel, stride, padding or factor."),
+    _limit("--max-trips", click.IntRange(1, 2**62), "10000", "Most trips of loops."),
+    _limit("--max-time", click.FloatRange(0.1, 86400), "the step's own", "Seconds for a native step."),
+)
+#: Who shares the work, and where finished parts of it are kept.
+workers = take_options(
+    click.option("--workers", type=click.IntRange(1, 4096), help="Share the work among so many processes here."),
+    click.option("--cluster", metavar="ADDRESS", help="Share it among Dask workers: tcp://HOST:PORT, or local:N."),
+)
+sharing = take_options(
+    workers,
+    click.option(
+        "--store", type=Path, metavar="FOLDER", help="Where finished parts are kept.  [default: the user's cache]"
+    ),
+)
+
+
+def _read_words(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _read_widths(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    try:
+        widths = tuple(map(float, (text or "1").split(",")))
+    except ValueError:
+        widths = (0.0,)
+    if not all(0 < width <= 100 for width in widths):
+        raise click.BadParameter(f"expected numbers above 0, such as 0.25,0.5,1, found {text!r}", ctx, parameter)
+    return None if text is None else widths
+
+
+#: The axes of a sweep over cards.
+families = take_options(
+    click.option(
+        "--alpha", metavar="N[,N...]", callback=_read_widths, help="Width multipliers.  [default: the card's]"
+    ),
+    click.option(
+        "--rho", metavar="N[,N...]", callback=_read_counts, help="Input sizes in pixels.  [default: the card's]"
+    ),
+    click.option(
+        "--recipe", metavar="NAME[,NAME...]", callback=_read_words, show_default="accurate", help="Recipes for INT8."
+    ),
+)
+many_threads = click.option(
+    "--threads", metavar="N[,N...]", callback=_read_counts, show_default="1", help="Intra-op threads: 1, or 1,2,4."
 )

@@ -30,6 +30,11 @@ def find_folder(word: str) -> Path:
     return Path(word) if Path(word).is_dir() or "/" in word else name_folder(word)
 
 
+def name_page(folders: Sequence[Path]) -> Path:
+    """Where a report's page goes if nobody says: into the folder it is on, or here if it is on several."""
+    return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")
+
+
 def is_card(word: str) -> bool:
     """Whether ``word`` stands for a model card (its name or a TOML file) and not for a model file."""
     return Path(word).suffix == ".toml" or not (Path(word).suffix == ".onnx" or "/" in word or Path(word).is_file())

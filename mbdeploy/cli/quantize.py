@@ -29,10 +29,12 @@ from mbdeploy.errors import EXIT_GATE_FAILED
     show_default="int8",
     help="fp16 needs no images: half the size, and fast where float16 is.",
 )
+@options.workers
 @options.goals
 @options.preprocess
 @options.threads
 @options.seed
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj
@@ -48,6 +50,7 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
     the best mix that reaches the goals is written; where none does, no file is, and
     the exit code is 1. NAME.mix.json and NAME.mix.html hold all that was measured.
     """
+    from mbdeploy.sharing import quantize_shared
     from mbdeploy.stages import mix_tables, sections
     from mbdeploy.stages.quantize import quantize
     from mbdeploy.tradeoff import name_report, quantize_within
@@ -60,11 +63,15 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
     given = {**places.read_quantization(model), **options.keep_given(keywords)}
     if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
+    shared = given.keys() & {"workers", "cluster"}
+    if shared and given.keys() & options.GOALS:
+        raise click.UsageError(f"--{shared.pop()} is not for a search: leave it out, or the goal")
     if not given.keys() & options.GOALS:
         if useless := given.keys() & options.SEARCHING:
             raise click.UsageError(f"--{useless.pop().replace('_', '-')} is for a search: give a goal, too")
         with screen.progress() as on_progress:
-            record = quantize(path, output=output, on_progress=on_progress, **given)
+            call = quantize_shared if shared else quantize
+            record = call(path, output=output, on_progress=on_progress, **given)
         screen.note_written(output)
         screen.show(sections.tabulate_quantize(record), record)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 
 from mbdeploy.artifact import write_json
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.provenance.manifest import vouch_for_result
 from mbdeploy.stages.tables import Table, escape_controls, format_bytes, render_json, render_tables
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ class Screen:
         """Keep a raw result as JSON, if somebody said where."""
         if path is not None:
             write_json(path, value)
+            if path.parent.name == "results":  # of an output folder, which must be able to answer for its files
+                vouch_for_result(path, value)
             self.note_written(path)
 
     def write(self, text: str) -> None:
@@ -64,6 +68,10 @@ class Screen:
     def note_written(self, path: Path) -> None:
         """Say which file was made."""
         self.note(f"wrote {path} ({format_bytes(path.stat().st_size)})")
+
+    def note_link(self, link: str) -> None:
+        """Say where a cluster can be watched."""
+        self.note(f"dashboard: {link}")
 
     def note_stage(self, stage: StageRun) -> None:
         """Say how a stage of a run ended."""
@@ -91,29 +99,53 @@ class Screen:
             yield ignore_progress
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(24),
+            BarColumn(16),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.fields[pace]}", markup=False),
         )
         with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
             tasks: dict[str, Any] = {}
+            since, first, last = 0.0, 0, 0
 
             def on_progress(what: str, done: int, total: int) -> None:
+                nonlocal since, first, last
+                if what not in tasks or done < last:  # a step that begins, or begins again
+                    since, first = time.monotonic(), done
                 if what not in tasks:
                     for task in (tasks.pop(name) for name in list(tasks)):
                         bars.remove_task(task)
-                    tasks[what] = bars.add_task(escape_controls(what), total=total or None)
-                bars.update(tasks[what], completed=done, total=total or None)
+                    tasks[what] = bars.add_task(escape_controls(what), total=total or None, pace="")
+                last = done
+                pace = describe_pace(done - first, total - done, time.monotonic() - since)
+                bars.update(tasks[what], completed=done, total=total or None, pace=pace)
 
             self._bars = bars
             try:
                 yield on_progress
             finally:
                 self._bars = None
+
+
+def describe_pace(done: int, left: int, seconds: float) -> str:
+    """How fast a step goes and how long it will take, from what it did in so many seconds: ``12.5/s, 0:09 left``."""
+    if seconds <= 0:
+        return ""
+    elapsed = f"{_name_time(seconds)} so far"
+    if done <= 0:
+        return elapsed
+    rate = done / seconds
+    pace = f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+    return f"{pace}, {_name_time(left / rate)} left" if left > 0 else f"{pace}, {elapsed}"
+
+
+def _name_time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def has_color() -> bool:

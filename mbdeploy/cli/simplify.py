@@ -18,6 +18,7 @@ from mbdeploy.errors import EXIT_OK
 @options.output_file
 @click.option("--golden", type=Path, metavar="FILE", help="golden.npz of `mbdeploy export`.  [default: seeded inputs]")
 @click.option("--strict", is_flag=True, default=None, help="Exit 1 if onnxsim failed or changed the outputs.")
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

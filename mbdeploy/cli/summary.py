@@ -1,4 +1,4 @@
-"""A run of the pipeline, and a bundle, as tables."""
+"""A run of the pipeline, a bundle, and the check of a folder, as tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mbdeploy.pipeline import RunSummary, StageRun
+from mbdeploy.provenance.checking import ArtifactReport
 from mbdeploy.stages.figures import tabulate_checks
 from mbdeploy.stages.tables import Table
 
@@ -32,6 +33,19 @@ def tabulate_bundle(bundle: Bundle) -> list[Table]:
         f"There: unpack it, and run `python {bundle.name}/agent.py verify`.",
     )
     return [Table(title=bundle.path, columns=("file", "sha256"), rows=rows, notes=notes, left=(0, 1))]
+
+
+def tabulate_artifacts(report: ArtifactReport) -> list[Table]:
+    """Every artifact, and why it does not hold if it does not."""
+    rows = tuple((one.file, one.stage, one.sha256[:16], one.state, one.detail) for one in report.findings)
+    failed = sum(one.state != "holds" for one in report.findings)
+    notes = (
+        f"{len(rows) - failed} of {len(rows)} files are what was made."
+        + ("" if report.manifest else " There is no manifest.json: `mbdeploy run` writes one."),
+        *(filter(None, [report.detail])),
+    )
+    columns = ("file", "stage", "sha256", "state", "why")
+    return [Table(title=report.folder, columns=columns, rows=rows, notes=notes, left=(0, 1, 2, 3, 4))]
 
 
 def _name_end(stage: StageRun, planned: bool) -> str:

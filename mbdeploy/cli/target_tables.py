@@ -12,8 +12,8 @@ from mbdeploy.stages.tables import Table, format_bytes
 from mbdeploy.targets import open_target, parse_provider
 from mbdeploy.targets.emulation import CPUS, Built
 
-#: Words whose targets are shown: this machine, the x86 CPU meant without a name, the ARM CPUs of a prefix.
-_WORDS = ("cpu@local", "cpu@qemu:x86_64", *(f"arm@qemu:{cpu}" for cpu in CPUS))
+#: Words whose targets are shown: this machine, the x86 CPU meant without a name, the ARM CPUs of a prefix, a container.
+_WORDS = ("cpu@local", "cpu@qemu:x86_64", *(f"arm@qemu:{cpu}" for cpu in CPUS), "arm@docker")
 
 
 def describe_targets() -> dict[str, Any]:
@@ -55,9 +55,20 @@ def tabulate_built(built: Built) -> list[Table]:
     return [Table(title="ARM by emulation", columns=("", ""), rows=rows, left=(0, 1), notes=(note,))]
 
 
+def describe_image(image: str) -> dict[str, Any]:
+    """An image that was built."""
+    return {"schema_version": SCHEMA_VERSION, "image": image}
+
+
+def tabulate_image(image: str) -> list[Table]:
+    """The same as a table."""
+    note = "run there with --provider arm@docker"
+    return [Table(title="ARM by Docker", columns=("", ""), rows=(("image", image),), left=(0, 1), notes=(note,))]
+
+
 def _describe_one(word: str) -> dict[str, Any]:
     try:
         target = open_target(parse_provider(word))
     except MbdeployError as error:
-        return {"provider": word, "emulated": "qemu" in word, "needs": f"{error.found}; {error.todo}"}
+        return {"provider": word, "emulated": "@local" not in word, "needs": f"{error.found}; {error.todo}"}
     return {"provider": word, "emulated": target.emulated, "needs": ""}

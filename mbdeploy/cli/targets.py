@@ -8,7 +8,7 @@ import click
 
 from mbdeploy.cli import options
 from mbdeploy.cli.screen import Screen
-from mbdeploy.errors import EXIT_OK
+from mbdeploy.errors import EXIT_OK, UsageError
 
 
 @click.group("targets")
@@ -33,7 +33,7 @@ def list_targets(screen: Screen, /) -> None:
 
 
 @command.command("setup")
-@click.argument("target", type=click.Choice(["qemu"]))
+@click.argument("target", type=click.Choice(["qemu", "docker"]))
 @click.option(
     "--cpu",
     "cpus",
@@ -48,20 +48,45 @@ def list_targets(screen: Screen, /) -> None:
     help="An arm64 root with a Python, in place of the distribution's packages.",
 )
 @click.option("--mirror", metavar="URI", help="A mirror of the distribution that has arm64, in place of apt's sources.")
+@click.option("--base", metavar="IMAGE", help="docker: an image with Python.  [default: python:3.12-slim]")
 @options.table_format
 @options.words
 @click.pass_obj
-def setup(screen: Screen, /, target: str, cpus: tuple[str, ...], sysroot: Path | None, mirror: str | None) -> int:
-    """Build an arm64 Python with ONNX Runtime for qemu, so that --provider arm runs here.
+def setup(
+    screen: Screen, /, target: str, cpus: tuple[str, ...], sysroot: Path | None, mirror: str | None, base: str | None
+) -> int:
+    """Build an arm64 Python with ONNX Runtime, so that --provider arm runs here.
 
-    It lies in the cache directory: no root is needed, and nothing of this system
-    changes. The Python comes from the distribution's arm64 packages, numpy and ONNX
-    Runtime from your pip index. What is there already is not built again.
+    For qemu it lies in the cache directory: no root is needed, and nothing of this
+    system changes. The Python comes from the distribution's arm64 packages, numpy and
+    ONNX Runtime from your pip index. What is there already is not built again. For
+    docker it is an image (--base says on top of which), for --provider arm@docker.
     """
+    if target == "docker":
+        if cpus or sysroot or mirror:
+            raise UsageError(
+                where="targets setup docker",
+                expected="--base alone",
+                found="an option of qemu's",
+                todo="leave out --cpu, --sysroot and --mirror",
+            )
+        return _build_image(screen, base)
+    if base:
+        raise UsageError(where="targets setup qemu", expected="options of qemu's", found="--base", todo="leave it out")
     from mbdeploy.cli.target_tables import describe_built, tabulate_built
     from mbdeploy.targets.emulation import build_prefix
 
     with screen.progress() as on_progress:
         built = build_prefix(sysroot=sysroot, mirror=mirror, cpus=cpus, on_progress=on_progress)
     screen.show(tabulate_built(built), describe_built(built))
+    return EXIT_OK
+
+
+def _build_image(screen: Screen, base: str | None) -> int:
+    from mbdeploy.cli.target_tables import describe_image, tabulate_image
+    from mbdeploy.targets.docker import build_image
+
+    with screen.progress():
+        image = build_image(**({"base": base} if base else {}))
+    screen.show(tabulate_image(image), describe_image(image))
     return EXIT_OK

@@ -42,6 +42,7 @@ from mbdeploy.errors import UsageError
 @click.option(
     "--reduce", "reduce_to", type=Path, metavar="DIR", help="With --matrix: write the smallest failing parts there."
 )
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj
@@ -81,7 +82,7 @@ def _show_matrix(screen: Screen, models: Sequence[str], output: Path | None, key
 
     with _finding(models) as found, screen.progress() as on_progress:
         result = verify_matrix(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
-    screen.save(output, result)
+    screen.save(output or places.name_result(models, "matrix"), result)
     screen.show(tabulate_matrix(result), result)
     return judge_checks(result.checks)
 

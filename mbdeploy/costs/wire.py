@@ -7,16 +7,16 @@ Format: https://protobuf.dev/programming-guides/encoding/; field numbers: onnx/o
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+
+from mbdeploy.preflight.wire import BYTES, walk
 
 RawData = dict[str, memoryview]
 """The raw data of initializers that a light model lacks, by name, as the file holds it."""
 
 _MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_NAME, _TENSOR_RAW_DATA = 7, 5, 8, 9
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 #: Initializers below this keep their data: it may be sizes.
 _SMALL_BYTES = 1 << 16
 
@@ -31,7 +31,7 @@ def read_light(path: Path) -> tuple[onnx.ModelProto, RawData]:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     raw: RawData = {}
     parts: list[bytes | memoryview] = []
-    for number, start, end, body in _walk(data):
+    for number, start, end, body in walk(data):
         parts.append(_wrap(number, _lighten_graph(data[body:end], raw)) if number == _MODEL_GRAPH else data[start:end])
     model = onnx.ModelProto()
     try:
@@ -43,7 +43,7 @@ def read_light(path: Path) -> tuple[onnx.ModelProto, RawData]:
 
 def _lighten_graph(graph: memoryview, raw: RawData) -> bytes:
     parts: list[bytes | memoryview] = []
-    for number, start, end, body in _walk(graph):
+    for number, start, end, body in walk(graph):
         is_large = number == _GRAPH_INITIALIZER and end - body > _SMALL_BYTES
         parts.append(_wrap(number, _lighten_tensor(graph[body:end], raw)) if is_large else graph[start:end])
     return b"".join(parts)
@@ -52,7 +52,7 @@ def _lighten_graph(graph: memoryview, raw: RawData) -> bytes:
 def _lighten_tensor(tensor: memoryview, raw: RawData) -> bytes:
     parts: list[memoryview] = []
     name, data = "", None
-    for number, start, end, body in _walk(tensor):
+    for number, start, end, body in walk(tensor):
         if number == _TENSOR_RAW_DATA:
             data = tensor[body:end]
             continue
@@ -64,40 +64,8 @@ def _lighten_tensor(tensor: memoryview, raw: RawData) -> bytes:
     return b"".join(parts)
 
 
-def _walk(data: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Every field of a message as (number, start, end, start of its value)."""
-    place = 0
-    while place < len(data):
-        start = place
-        key, place = _read_varint(data, place)
-        kind, body = key & 7, place
-        if kind == _BYTES:
-            length, body = _read_varint(data, place)
-            place = body + length
-        elif kind == _VARINT:
-            _, place = _read_varint(data, place)
-        elif kind in (_FIXED64, _FIXED32):
-            place += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-        if place > len(data):
-            raise ValueError("a field that ends behind its message")
-        yield key >> 3, start, place, body
-
-
-def _read_varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while place < len(data) and shift < 64:
-        byte = data[place]
-        value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 128:
-            return value, place
-    raise ValueError("a number without an end")
-
-
 def _wrap(number: int, body: bytes) -> bytes:
-    return b"".join((_write_varint(number << 3 | _BYTES), _write_varint(len(body)), body))
+    return b"".join((_write_varint(number << 3 | BYTES), _write_varint(len(body)), body))
 
 
 def _write_varint(value: int) -> bytes:

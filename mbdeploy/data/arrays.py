@@ -13,7 +13,7 @@ from typing import BinaryIO, cast
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mbdeploy.card import Preprocess
 from mbdeploy.data.samples import Sample, unreadable
@@ -108,8 +108,18 @@ class RangeCheck:
             slack = _OVERSHOOT * (most - least)
             if (low < least - slack).any() or (high > most + slack).any():
                 raise _bad_range(where, f"values {low.min():.4g}..{high.max():.4g}", least, most)
-        self._low = low if self._low is None else np.minimum(self._low, low)
-        self._high = high if self._high is None else np.maximum(self._high, high)
+        self.add_ranges(low, high)
+
+    def read_ranges(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The lowest and the highest value of each channel so far."""
+        assert self._low is not None and self._high is not None, "no input was added"
+        return tuple(self._low.tolist()), tuple(self._high.tolist())
+
+    def add_ranges(self, low: ArrayLike, high: ArrayLike) -> None:
+        """Take in what ``read_ranges`` said of another part of the set, which was checked there by rules 1 and 2."""
+        least, most = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        self._low = least if self._low is None else np.minimum(self._low, least)
+        self._high = most if self._high is None else np.maximum(self._high, most)
 
     def finish(self, where: str) -> None:
         """Check the set as a whole by rule 3."""

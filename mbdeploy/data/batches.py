@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from mbdeploy.card import Preprocess
 from mbdeploy.data.arrays import RangeCheck, iter_rows
 from mbdeploy.data.images import decode_image, prepare_pixels
 from mbdeploy.data.samples import Dataset, Sample, check_file, take_samples
+from mbdeploy.data.shards import iter_records, open_member
 from mbdeploy.errors import UsageError
 
 OnProgress = Callable[[int, int], None]
@@ -33,13 +35,14 @@ def load_batches(
     batch_size: int = 1,
     input_shape: tuple[int, int, int] | None = None,
     on_progress: OnProgress | None = None,
+    check: RangeCheck | None = None,
 ) -> Iterator[Batch]:
     """Decode and preprocess a data set in its order, batch by batch; the last batch may be smaller.
 
     Rules: 1. images need ``preprocess``; the rows of an array file are taken as already preprocessed,
     and ``preprocess`` then only says which values they may have. 2. ``input_shape`` is the (c, h, w)
     that the model takes. 3. ``on_progress(done, total)`` is called after each batch. 4. Memory does not
-    grow with the number of samples.
+    grow with the number of samples. 5. A ``check`` that is given is for a part of a set: the caller finishes it.
 
     Raises:
         UsageError: images without preprocessing, or inputs that do not fit ``input_shape``.
@@ -48,7 +51,7 @@ def load_batches(
     """
     if batch_size < 1:
         raise UsageError(expected="a batch of at least 1", found=str(batch_size), todo="ask for 1 or more")
-    tensors = _iter_tensors(dataset, preprocess)
+    tensors = _iter_tensors(dataset, preprocess, check)
     if preprocess is not None and dataset.samples[0].row is None:
         # Known before any image is opened.
         _check_shape(dataset, (preprocess.channels, preprocess.size, preprocess.size), input_shape)
@@ -85,9 +88,10 @@ def _iter_batches(
             on_progress(done, total)
 
 
-def _iter_tensors(dataset: Dataset, preprocess: Preprocess | None) -> Iterator[NDArray[np.float32]]:
+def _iter_tensors(
+    dataset: Dataset, preprocess: Preprocess | None, check: RangeCheck | None
+) -> Iterator[NDArray[np.float32]]:
     rows = [sample.row for sample in dataset.samples if sample.row is not None]
-    check = RangeCheck(preprocess, is_array=bool(rows))
     if rows:
         tensors = iter_rows(dataset.samples[0].path, rows)
     elif preprocess is not None:
@@ -99,26 +103,34 @@ def _iter_tensors(dataset: Dataset, preprocess: Preprocess | None) -> Iterator[N
             found="no preprocessing",
             todo="name it with --preprocess, or give an .npz file that is already preprocessed",
         )
-    return _iter_checked(dataset, tensors, check)
+    return _iter_checked(dataset, tensors, check or RangeCheck(preprocess, is_array=bool(rows)), whole=check is None)
 
 
 def _iter_checked(
-    dataset: Dataset, tensors: Iterator[NDArray[np.float32]], check: RangeCheck
+    dataset: Dataset, tensors: Iterator[NDArray[np.float32]], check: RangeCheck, *, whole: bool
 ) -> Iterator[NDArray[np.float32]]:
     for sample, tensor in zip(dataset.samples, tensors, strict=True):
         check.add(tensor, sample.path if sample.row is None else f"{sample.path}: {sample.name}")
         yield tensor
-    check.finish(dataset.source)
+    if whole:
+        check.finish(dataset.source)
 
 
 def _iter_images(samples: tuple[Sample, ...], preprocess: Preprocess) -> Iterator[NDArray[np.float32]]:
+    records = iter_records(sample for sample in samples if sample.record is not None)
     opened, image = None, None
     for sample in samples:
         # The crops of one image follow each other: it is decoded once.
-        if image is None or sample.path != opened:
+        place = (sample.path, sample.part, sample.record)
+        if image is None or place != opened:
             if sample.sha256 is not None:
                 check_file(sample)
-            opened, image = sample.path, decode_image(sample.path, channels=preprocess.channels)
+            source: str | BinaryIO = sample.path
+            if sample.part is not None:
+                source = open_member(sample)
+            elif sample.record is not None:
+                source = next(records)
+            opened, image = place, decode_image(source, channels=preprocess.channels)
         yield prepare_pixels(image, preprocess, box=sample.box, where=sample.path)
 
 

@@ -83,7 +83,7 @@ def read_manifest(path: Path) -> Manifest:
     """
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(
             where=path,
             expected="a data-set manifest (mbdeploy/data/manifests.py lists its keys)",

@@ -85,7 +85,7 @@ def _read_preset(word: str, size: int, channels: int) -> dict[str, Any]:
 def _read_file(word: str) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(Path(word).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             where=word,
             expected="a TOML file with preprocessing",

@@ -14,10 +14,11 @@ Box = tuple[int, int, int, int]
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
-    """One input: a whole image, a crop of one, or one row of an array file.
+    """One input: a whole image, a crop of one, one row of an array file, or one image of a tar or Parquet file.
 
     ``box`` is (left, top, right, bottom) in pixels of the upright image, right and bottom excluded.
-    ``row`` counts from 0 along the first axis of an ``.npz`` or ``.npy`` array. ``sha256`` is what the
+    ``row`` counts from 0 along the first axis of an ``.npz`` or ``.npy`` array. ``part`` is where an encoded image lies
+    in a tar file (offset and size in bytes), ``record`` the row of a Parquet file, from 0. ``sha256`` is what the
     file must have (None: not declared). ``name`` is unique in its data set and fixes the order.
     """
 
@@ -27,6 +28,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     box: Box | None = None
     row: int | None = None
     sha256: str | None = None
+    part: tuple[int, int] | None = None
+    record: int | None = None
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +54,8 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         """
         total = hashlib.sha256()
         for sample in self.samples:
-            total.update(msgspec.json.encode([check_file(sample), sample.box, sample.row, sample.label]))
+            place = [] if sample.part is None and sample.record is None else [sample.part, sample.record]
+            total.update(msgspec.json.encode([check_file(sample), sample.box, sample.row, sample.label, *place]))
         return total.hexdigest()
 
 

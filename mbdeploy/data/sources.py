@@ -9,10 +9,14 @@ from mbdeploy import assets
 from mbdeploy.data.arrays import list_rows
 from mbdeploy.data.layouts import list_csv, list_folder
 from mbdeploy.data.manifests import list_manifest, read_manifest
-from mbdeploy.data.samples import Dataset, Sample, take_samples
+from mbdeploy.data.samples import Dataset, Sample, take_samples, unreadable
+from mbdeploy.data.shards import list_tables, list_tars
 from mbdeploy.errors import DataError
 
-_KINDS = "a folder of images, a .csv, .npz, .npy or .toml file, or the name of a manifest"
+_MOST_CLASSES = 1 << 31
+_KINDS = "a folder of images, a .csv, .npz, .npy, .tar, .parquet or .toml file, or the name of a manifest"
+#: Files that hold many encoded images each; a folder may hold several of one kind.
+_PACKED = {".tar": list_tars, ".parquet": list_tables}
 
 
 def open_dataset(
@@ -33,7 +37,8 @@ def open_dataset(
     the splits of a manifest; sources without splits give the same samples for every split. 4. Without
     ``labelled`` there are no labels, even where the source has some. 5. Labels lie in
     0..``classes`` - 1, where ``classes`` is known; a background class of the model is not counted.
-    6. ``limit`` and ``seed`` choose as :func:`take_samples` says. 7. The order is that of the names.
+    6. ``limit`` and ``seed`` choose as :func:`take_samples` says. 7. The order is that of the names. 8. A folder that
+    holds tar or Parquet files is all of their images.
 
     Raises:
         DataError: no such source, nothing in it, or something in it that cannot be used.
@@ -44,9 +49,18 @@ def open_dataset(
     name, licence = path.stem, ""
     if path.is_dir():
         name = path.resolve().name
-        samples = list_folder(path, labelled=labelled, classes=classes)
+        packed = _find_packed(path)
+        samples = (
+            _PACKED[packed[0].suffix.lower()](packed, labelled=labelled)
+            if packed
+            else list_folder(path, labelled=labelled, classes=classes)
+        )
+    elif not path.is_file():
+        raise DataError(where=path, expected=_KINDS, found="a device or a pipe", todo="give one of these")
     elif path.suffix.lower() == ".csv":
         samples = list_csv(path, labelled=labelled)
+    elif path.suffix.lower() in _PACKED:
+        samples = _PACKED[path.suffix.lower()]([path], labelled=labelled)
     elif path.suffix.lower() in (".npz", ".npy"):
         samples = list_rows(path, labelled=labelled)
     elif path.suffix.lower() == ".toml":
@@ -79,11 +93,28 @@ def _find(source: str | Path, card_dir: Path | None) -> Path:
     )
 
 
+def _find_packed(folder: Path) -> list[Path]:
+    """The tar or Parquet files of a folder, by name.
+
+    Raises:
+        DataError: both kinds in one folder.
+    """
+    try:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PACKED and path.name[0] != ".")
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    if len({path.suffix.lower() for path in found}) > 1:
+        raise DataError(
+            where=folder, expected="files of one kind", found=".tar and .parquet", todo="name one folder for each"
+        )
+    return found
+
+
 def _check_labels(path: Path, samples: tuple[Sample, ...], classes: int | None) -> None:
     for sample in samples:
         label = sample.label
-        if label is None or label < 0 or (classes is not None and label >= classes):
-            bounds = f"0..{classes - 1}" if classes is not None else "0 or above"
+        if label is None or not 0 <= label < (classes or _MOST_CLASSES):
+            bounds = f"0..{(classes or _MOST_CLASSES) - 1}"
             raise DataError(
                 where=f"{path}: {sample.name}",
                 expected=f"a label in {bounds}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,10 @@ def build_net(name: str, **args: Any) -> nn.Module:
             found=", ".join(unknown),
             todo="correct the card's [args]",
         )
+    wrong = [key for key, value in args.items() if isinstance(value, float) and not 0 < value < math.inf]
     try:
+        if wrong:
+            raise ValueError(f"{wrong[0]} must be a number above 0")
         return builder(**args)
     except (TypeError, ValueError, RuntimeError) as error:  # torch refuses a size below 0 by the last
         raise CardError(

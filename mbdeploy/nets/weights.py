@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from mbdeploy.card import ModelCard
 from mbdeploy.errors import CardError, ModelError, UnavailableError, UsageError
 from mbdeploy.nets import build_net
 from mbdeploy.nets.seeding import seed_weights
+from mbdeploy.preflight import check_archive
 
 SHOWN_KEYS = 5  # how many refused keys an error names
 
@@ -151,12 +150,15 @@ def _check_digest(path: Path, expected: str, where: str) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    check_archive(path)
     try:
         if path.suffix == ".safetensors":
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes torch's unpickler raises nearly anything
         raise ModelError(
             where=path,
             expected="a safetensors file, or a state dict saved by torch.save",
@@ -172,7 +174,21 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             found=type(state).__name__,
             todo="save it again with `torch.save(net.state_dict(), FILE)`",
         )
+    _refuse_grown(state, path)
     return state
+
+
+def _refuse_grown(state: dict[str, Tensor], path: Path) -> None:
+    """A tensor of stride 0 takes a few bytes in the file, and any number of them as soon as it is computed with."""
+    for key, value in state.items():
+        size = value.numel() * value.element_size()
+        if value.layout is not torch.strided or value.is_quantized or size > value.untyped_storage().nbytes():
+            raise ModelError(
+                where=path,
+                expected="tensors that are stored whole",
+                found=f"{size} bytes made of fewer, or a sparse or quantized tensor, in {key!r}",
+                todo="save them again, each with .contiguous() and .dequantize()",
+            )
 
 
 def _load_strictly(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -98,6 +98,8 @@ def finish_sums(sums: Sums, scale: float | None = None) -> Metrics:
     reason = sums.fault
     if reason is None and not math.isfinite(sums.signal + sums.noise + sums.energy):
         reason = "values whose squares overflow"
+    if reason is None and sums.noise == 0 < sums.max_abs:
+        reason = "differences so small that their squares vanish"
     if reason is None and sums.elements > 1:
         for name, (low, high) in (("reference", sums.ref_range), ("output", sums.out_range)):
             if low == high:
@@ -118,6 +120,12 @@ def finish_sums(sums: Sums, scale: float | None = None) -> Metrics:
         top1_agreement=sums.agree / sums.voters if sums.voters else None,
         max_lsb=sums.max_abs / scale if scale else None,
     )
+
+
+def refuse_metrics(reason: str) -> Metrics:
+    """The metrics of an output that does not exist."""
+    nan = math.nan
+    return Metrics(images=0, elements=0, max_abs=nan, sqnr_db=nan, cosine=nan, degenerate=reason)
 
 
 def sum_errors(reference: NDArray[Any], output: NDArray[Any]) -> NDArray[np.float64]:
@@ -154,9 +162,9 @@ def _find_fault(ref: NDArray[Any], out: NDArray[Any]) -> str | None:
 
 def _sum_block(ref: NDArray[Any], out: NDArray[Any]) -> Sums:
     a, b = ref.astype(np.float64).ravel(), out.astype(np.float64).ravel()
-    error = a - b
     agree, voters = _count_agreement(ref, out)
-    with np.errstate(over="ignore", invalid="ignore"):  # finish_sums calls an overflow by its name
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # finish_sums calls these by their names
+        error = a - b
         signal, noise, energy, product = (float(x @ y) for x, y in ((a, a), (error, error), (b, b), (a, b)))
     return Sums(
         images=len(ref),

@@ -20,7 +20,6 @@ from mbdeploy.auditing.products import Product, Reading, read_products
 from mbdeploy.auditing.repairing import repair_model
 from mbdeploy.auditing.report import Examined, LayerAudit
 from mbdeploy.auditing.rules import check_rules
-from mbdeploy.errors import ModelError
 from mbdeploy.isolate import Progress
 from mbdeploy.stages.subject import check_inputs, choose_preprocess, read_subject
 
@@ -30,7 +29,7 @@ _TYPES = {"u": onnx.TensorProto.UINT8, "s": onnx.TensorProto.INT8}
 def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
     """Examine ``request["model"]`` and, if ``output`` is given, repair it; the answer holds parts of an AuditReport."""
     path, scratch = Path(request["model"]), Path(request["scratch"])
-    model = load_whole(path)
+    model = model_file.load_whole(path)
     reading = read_products(model, path)
     images = _load_images(path, request)
     unsafe = {product.layer.node: find_unsafe(product) for product in reading.products}
@@ -45,7 +44,7 @@ def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
     if request["output"] is not None:
         on_progress("repairing", 0, 0)
         against = None if request["against"] is None else Path(request["against"])
-        made, record = repair_model(model, path, None if against is None else (load_whole(against), against))
+        made, record = repair_model(model, path, None if against is None else (model_file.load_whole(against), against))
         model_file.write_metadata(made, {"mbdeploy.provenance": model_file.dump_json(request["provenance"])})
         model_file.save_model(made, Path(request["output"]))
         again = read_products(made, path)
@@ -53,25 +52,6 @@ def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
         repaired = _examine(made, again, safe, {}, scratch, images, request["threads"])
         answer |= {"repair": msgspec.to_builtins(record), "repaired": msgspec.to_builtins(repaired)}
     return answer
-
-
-def load_whole(path: Path) -> onnx.ModelProto:
-    """A model with all its data, those of files beside it included.
-
-    Raises:
-        ModelError: no ONNX model, or data that lie elsewhere or are missing.
-    """
-    model = model_file.load_model(path)
-    try:
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(
-            where=path,
-            expected="external data in files beside the model",
-            found=str(error).splitlines()[0],
-            todo="put the data files into the model's folder",
-        ) from error
-    return model
 
 
 def _load_images(path: Path, request: Mapping[str, Any]) -> NDArray[np.float32] | None:

@@ -71,8 +71,7 @@ def find_divergence(cell: Cell, on_progress: Progress = ignore_progress) -> Trac
     is optimised is ever marked as an output besides its end. 2. Else a file with Q/DQ is at fault itself: it is run,
     exact, with Q/DQ up to a tensor and float after it. 3. Images are those with the largest error, at most four.
     """
-    model = model_file.load_model(cell.model)
-    onnx.load_external_data_for_model(model, str(cell.model.parent))
+    model = model_file.load_whole(cell.model)
     cuts = list_cuts(model)
     chosen = _choose_images(cell)
     cell = msgspec.structs.replace(cell, inputs=cell.inputs[chosen], expected=cell.expected[chosen])

@@ -17,6 +17,7 @@ from mbdeploy import artifact, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.card import Budgets, load_card
 from mbdeploy.errors import CardError, DataError, ModelError
+from mbdeploy.provenance.sbom import describe_environment
 from mbdeploy.results import encode_result
 from mbdeploy.stages.bundle_archive import Content, find_ending, pack, unpack
 from mbdeploy.stages.parity import GATES
@@ -27,6 +28,7 @@ from mbdeploy.targets.providers import PROVIDERS, list_wheels
 _VARIANTS = ("fp32.onnx", "simplified.onnx", "int8.onnx")
 _GOLDEN = "golden.npz"
 _MANIFEST = "manifest.json"
+_SBOM = "sbom.cdx.json"
 #: Files of our own and the names that they have in a bundle.
 _PROGRAMS = {"agent.py": "agent.py", "verify.py": "bundle_verify.py"}
 _README = """This folder checks itself: `python agent.py verify` needs Python >= 3.9, numpy and onnxruntime.
@@ -73,7 +75,7 @@ def bundle(folder: Path, *, output: Path | None = None, all_variants: bool = Fal
     Rules: 1. ``output`` ends in .tar.gz or .zip; without it, it is NAME.tar.gz in ``folder``. 2. ``all_variants`` packs
     the FP32 and the simplified file too. 3. Equal inputs give equal bytes. 4. Budgets are those that the folder's
     parity was judged by, else those of the card that the files name, else the defaults. 5. manifest.json holds them,
-    the preprocessing, the gates and the sha256 of every file.
+    the preprocessing, the gates and the sha256 of every file. 6. sbom.cdx.json lists what is installed here.
 
     Raises:
         ModelError: a file that is missing or cannot be used.
@@ -93,6 +95,7 @@ def bundle(folder: Path, *, output: Path | None = None, all_variants: bool = Fal
     for subject in subjects:
         files |= {part: subject.path.parent / part for part in (subject.path.name, *subject.companions)}
     files |= {word: _read_program(file) for word, file in _PROGRAMS.items()}
+    files[_SBOM] = _indent(describe_environment())
     manifest = {
         "schema_version": 1,
         "name": name,
@@ -106,7 +109,7 @@ def bundle(folder: Path, *, output: Path | None = None, all_variants: bool = Fal
         "distributions": [*list_wheels(), "numpy"],
         "files": {file: _digest(content) for file, content in sorted(files.items())},
     }
-    files[_MANIFEST] = msgspec.json.format(encode_result(manifest), indent=1) + b"\n"
+    files[_MANIFEST] = _indent(manifest)
     with artifact.writing(output) as temporary:
         pack(temporary, ending, {f"{name}/{file}": content for file, content in files.items()})
     return Bundle(
@@ -136,7 +139,7 @@ def opening_bundle(path: Path) -> Iterator[Opened]:
         try:
             manifest = msgspec.json.decode(places[0].read_bytes(), type=_Manifest, strict=False)
             models = [str(model["file"]) for model in manifest.models]
-        except (msgspec.MsgspecError, KeyError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
             raise _refuse(path, str(error)) from error
         for name in (*models, manifest.golden, *manifest.files):
             inside = folder.joinpath(name).resolve().is_relative_to(folder.resolve())
@@ -196,6 +199,10 @@ def _find(folder: Path, name: str) -> Path:
             todo="finish the folder with `mbdeploy run CARD`, or give another one",
         )
     return path
+
+
+def _indent(value: Any) -> bytes:
+    return msgspec.json.format(encode_result(value), indent=1) + b"\n"
 
 
 def _read_program(name: str) -> bytes:

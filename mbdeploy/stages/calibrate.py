@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError, UsageError
-from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
+from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.records import Adequacy, CalibrateRecord
+from mbdeploy.stages.calibrate_parts import SHARDS, write_in_child, write_shared
 from mbdeploy.watch import Limits
-
-_JOB = "mbdeploy.stages.calibrate_job"
 
 
 def calibrate(
@@ -29,6 +27,8 @@ def calibrate(
     preprocess: str | None = None,
     threads: int = 1,
     seed: int = 0,
+    workers: int | None = None,
+    cluster: str | None = None,
     limits: Limits | None = None,
     on_progress: Progress = ignore_progress,
 ) -> CalibrateRecord:
@@ -38,7 +38,8 @@ def calibrate(
     that was stopped goes on. With ``shard`` (from 1) only that one is done, here or on another machine: a call without
     it, over the same folder, does what is missing and merges. Merged files are ``calibration.npz`` (for ``quantize``
     with ``ranges``) and ``ranges.json`` (ONNX Runtime's calibration cache). They do not depend on the number of
-    shards, nor on the order of the images.
+    shards, nor on the order of the images. ``workers`` processes here, or those of a ``cluster`` (``local:N``,
+    ``tcp://host:port``), share the shards, of which there are 16 if nobody says more.
 
     Raises:
         UsageError: a shard that does not exist, or an unknown method. ModelError, DataError: unusable input.
@@ -46,9 +47,14 @@ def calibrate(
     """
     if shards < 1 or not 1 <= (shard or 1) <= shards:
         raise UsageError(expected=f"a shard from 1 to {shards}", found=str(shard), todo="correct --shard, or --shards")
+    is_shared = workers is not None or cluster is not None
+    if is_shared and shard is not None:
+        raise UsageError(expected="all shards, shared", found=f"--shard {shard}", todo="leave out --shard")
     if not model.is_file():
         raise ModelError(where=model, expected="an ONNX model", found="no such file", todo="check the path")
     images = data.open_dataset(calibration, split="calibrate", limit=num_calibration_samples, seed=seed)
+    if is_shared and shards == 1:
+        shards = min(SHARDS, len(images))
     if len(images) < shards:
         raise UsageError(
             where=calibration,
@@ -68,7 +74,7 @@ def calibrate(
     shown = {key: request[key] for key in ("method", "samples", "preprocess", "seed")}
     parents = {"model": artifact.digest_file(model), "calibration": images.digest()}
     tools = artifact.read_tools("onnx", "onnxruntime", "numpy", "pillow")
-    paths, found = [], {}
+    paths, found, missing = [], {}, []
     with artifact.lock_folder(output):
         for number in range(1, shards + 1):
             path = output / f"shard-{number}-of-{shards}.npz"
@@ -79,15 +85,23 @@ def calibrate(
                 found[path.name] = True
             elif shard in (None, number):
                 found[path.name] = False
-                done = _write(path, "observe_shard", {**request, "shard": [number - 1, shards]}, limits, on_progress)
-                artifact.write_sidecar(path, provenance, done)
+                missing.append((number, path, provenance))
+        if is_shared and missing:
+            write_shared(missing, request, shards, workers=workers, cluster=cluster, on_progress=on_progress)
+        else:
+            for number, path, provenance in missing:
+                asked = {**request, "shard": [number - 1, shards]}
+                artifact.write_sidecar(
+                    path, provenance, write_in_child(path, "observe_shard", asked, limits, on_progress)
+                )
         adequacy = None
         files: tuple[Path, ...] = ()
         if shard is None:
             files = (output / "calibration.npz", output / "ranges.json")
             with artifact.writing(files[1]) as cache:
                 merging = {**request, "shards": [str(path) for path in paths], "cache": str(cache)}
-                adequacy = msgspec.convert(_write(files[0], "merge_shards", merging, limits, on_progress), Adequacy)
+                merged = write_in_child(files[0], "merge_shards", merging, limits, on_progress)
+                adequacy = msgspec.convert(merged, Adequacy)
             provenance = Provenance(stage="calibrate", params=shown, parents=parents, tools=tools)
             artifact.write_sidecar(files[0], provenance, adequacy)
     return CalibrateRecord(
@@ -98,17 +112,3 @@ def calibrate(
         files=tuple(str(file) for file in files),
         adequacy=adequacy,
     )
-
-
-def _write(path: Path, function: str, request: dict[str, Any], limits: Limits | None, on_progress: Progress) -> Any:
-    """Let a child write ``path``, whole or not at all; its answer."""
-    with artifact.writing(path) as temporary:
-        outcome = run_step(
-            f"{_JOB}:{function}", {**request, "output": str(temporary)}, limits=limits, on_progress=on_progress
-        )
-        return demand_value(
-            outcome,
-            where=request["model"],
-            expected="calibration to run to its end",
-            todo="check that the model runs (`mbdeploy verify`) and that the limits suffice",
-        )

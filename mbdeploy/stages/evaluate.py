@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
-from mbdeploy.data import Batch, Dataset, load_batches, open_dataset
-from mbdeploy.errors import ModelError, StepError, UsageError
-from mbdeploy.isolate import Progress, Verdict, ignore_progress
-from mbdeploy.quant.metrics import Sums, finish_sums, merge_sums, sum_outputs
-from mbdeploy.results import EvalReport, Evaluated, Metrics, Prediction
+from mbdeploy.assets import cache_root
+from mbdeploy.data import Dataset, Sample, open_dataset
+from mbdeploy.errors import UsageError
+from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.quant.metrics import Sums, finish_sums, merge_sums
+from mbdeploy.results import EvalReport, Evaluated, Host, Metrics, Prediction
 from mbdeploy.stages.classes import settle_background
-from mbdeploy.stages.subject import (
-    Subject,
-    check_inputs,
-    choose_preprocess,
-    list_tools,
-    name_provider,
-    plan_session,
-    read_subjects,
-)
-from mbdeploy.targets import Job, Ran, open_target, parse_provider
+from mbdeploy.stages.evaluate_job import BATCH, Seen
+from mbdeploy.stages.evaluate_parts import Task, see_here, see_shared
+from mbdeploy.stages.subject import Subject, choose_preprocess, list_tools, read_subjects
+from mbdeploy.targets import open_target, parse_provider
 
-#: Images a shard: what is in memory and on disk at a time. A shard costs one start of the agent.
-SHARD = 128
-_KEPT_CLASSES = 5
+#: Images a batch of one process; a batch costs one start of the agent.
+SHARD = BATCH
 
 
 def evaluate(
@@ -48,6 +39,11 @@ def evaluate(
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
+    workers: int | None = None,
+    cluster: str | None = None,
+    shard_size: int | None = None,
+    store: Path | None = None,
+    on_link: Callable[[str], None] = lambda link: None,
     on_progress: Progress = ignore_progress,
 ) -> EvalReport:
     """Classify the labelled images of ``data`` with every model; ``against`` comes first and is compared with.
@@ -57,33 +53,48 @@ def evaluate(
     background if every label is below 1000. 3. ``limit`` images are chosen by ``seed``. 4. Only the first
     output counts, (n, classes) or (n, classes, 1, 1). 5. :mod:`mbdeploy.derive` makes accuracies and their
     differences of the report. 6. With ``allow_fallback`` a provider that is not here runs on the CPU instead, and
-    the report says so.
+    the report says so. 7. ``workers`` processes here, or those of a ``cluster`` (``local:N``, ``tcp://host:port``),
+    share the images in shards of ``shard_size``; the report is the same to the last bit, whatever the shards. Finished
+    shards are kept in ``store`` (by default in the user's cache), so that a run that was stopped goes on.
+    ``on_link`` is told where a cluster can be watched.
 
     Raises:
-        UnavailableError: a provider that is not here. StepError: a model that crashes the runtime, or
+        UnavailableError: a provider, or a cluster, that is not here. StepError: a model that crashes the runtime, or
         answers NaN. ModelError: no classifier. DataError: labels that are no classes of the model.
     """
-    paths = [path for path in models if against is None or path.resolve() != against.resolve()]
+    paths = [path for path in models if against is None or os.path.realpath(path) != os.path.realpath(against)]
     subjects = read_subjects([*([against] if against is not None else []), *paths])
     where = parse_provider(provider)
     target = open_target(where)
     dataset = open_dataset(data, labelled=True, limit=limit, seed=seed)
-    sessions = tuple(
-        plan_session(
-            subject,
-            where,
-            threads=threads,
-            provider_options=provider_options,
-            session_config=session_config,
-            allow_fallback=allow_fallback,
-        )
-        for subject in subjects
+    task = Task(
+        subjects=subjects,
+        dataset=dataset,
+        preprocess=choose_preprocess(dataset, subjects, preprocess),
+        provider=where,
+        session={
+            "threads": threads,
+            "provider_options": dict(provider_options or {}),
+            "session_config": dict(session_config or {}),
+            "allow_fallback": allow_fallback,
+        },
     )
+    if workers is None and cluster is None:
+        parts = see_here(task, target, SHARD, on_progress)
+    else:
+        parts = see_shared(
+            task,
+            workers=workers,
+            cluster=cluster,
+            shard_size=shard_size,
+            store=store or cache_root() / "results",
+            on_link=on_link,
+            on_progress=on_progress,
+        )
     tally = _Tally(subjects, dataset, background)
-    for batch in _iter_shards(dataset, subjects, preprocess):
-        shift = functools.partial(_shift_progress, on_progress, where.word, batch, tally.images, len(dataset))
-        answer = target.run(Job(kind="infer", sessions=sessions, inputs=batch.inputs), shift)
-        tally.add(batch, answer.sessions)
+    with contextlib.closing(parts):
+        for samples, seen in parts:
+            tally.add(samples, seen)
     return EvalReport(
         data=data,
         data_digest=dataset.digest(),
@@ -92,14 +103,15 @@ def evaluate(
         models=tuple(
             Evaluated(
                 model=subject.ref,
-                provider=name_provider(where, answer.sessions[index]),
+                provider=tally.last.providers[index],
                 predictions=tuple(tally.predictions[index]),
-                placement=answer.sessions[index].placement,
+                placement=tally.last.placements[index],
             )
             for index, subject in enumerate(subjects)
         ),
         metrics=tally.list_metrics(),
-        host=answer.host,
+        host=tally.hosts[0],
+        other_hosts=tuple(tally.hosts[1:]),
     )
 
 
@@ -140,81 +152,46 @@ def plan(
 
 
 class _Tally:
-    """What is known after some shards: predictions of every model, sums of every later one against the first."""
+    """What is known after some parts: predictions of every model, sums of every later one against the first."""
 
     def __init__(self, subjects: Sequence[Subject], dataset: Dataset, background: bool | None) -> None:
-        self.images = 0
         self.classes = 0
         self.background = False
         self.predictions: list[list[Prediction]] = [[] for _ in subjects]
+        self.hosts: list[Host] = []
+        self.last: Seen
         self._sums: list[Sums] = []
         self._subjects = subjects
         self._dataset = dataset
         self._asked = background
 
-    def add(self, batch: Batch, sessions: Sequence[Ran]) -> None:
-        """Take in one shard's outputs."""
-        logits = [_read_logits(subject, ran) for subject, ran in zip(self._subjects, sessions, strict=True)]
-        if self.images == 0:
-            self._settle_classes(logits)
-        for kept, values in zip(self.predictions, logits, strict=True):
-            top = np.argsort(-values, axis=1, kind="stable")[:, :_KEPT_CLASSES]
-            for name, label, row in zip(batch.names, _list_labels(batch), top.tolist(), strict=True):
-                kept.append(Prediction(name=name, label=label, top=tuple(row)))
-        sums = [sum_outputs(logits[0], values) for values in logits[1:]]
-        self._sums = [merge_sums(*pair) for pair in zip(self._sums, sums, strict=True)] if self.images else sums
-        self.images += len(batch.names)
+    def add(self, samples: Sequence[Sample], seen: Seen) -> None:
+        """Take in what the next images gave; blocks are merged one by one, in the order of the images."""
+        if not self.classes:
+            self._settle_classes(seen.classes)
+        for kept, tops in zip(self.predictions, seen.top, strict=True):
+            for sample, top in zip(samples, tops, strict=True):
+                kept.append(Prediction(name=sample.name, label=sample.label, top=top))
+        for block in seen.sums:
+            pairs = zip(self._sums, block, strict=True)
+            self._sums = [merge_sums(*pair) for pair in pairs] if self._sums else list(block)
+        self.last = seen
+        if seen.host not in self.hosts:
+            self.hosts.append(seen.host)
 
     def list_metrics(self) -> tuple[Metrics, ...]:
         """Each later model's logits against the first one's."""
         scales = [subject.output_scales[0] for subject in self._subjects[1:]]
         return tuple(finish_sums(sums, scale) for sums, scale in zip(self._sums, scales, strict=True))
 
-    def _settle_classes(self, logits: Sequence[NDArray[Any]]) -> None:
-        counts = {subject.ref.name: values.shape[1] for subject, values in zip(self._subjects, logits, strict=True)}
+    def _settle_classes(self, classes: Sequence[int]) -> None:
+        counts = {subject.ref.name: count for subject, count in zip(self._subjects, classes, strict=True)}
         if len(set(counts.values())) != 1:
             raise UsageError(
                 expected="models of the same classes",
                 found=", ".join(f"{name}: {count}" for name, count in counts.items()),
                 todo="evaluate them one by one",
             )
-        self.classes = next(iter(counts.values()))
+        self.classes = classes[0]
         highest = max(sample.label for sample in self._dataset.samples if sample.label is not None)
         self.background = settle_background(self._subjects, self.classes, highest, self._dataset.source, self._asked)
-
-
-def _iter_shards(dataset: Dataset, subjects: Sequence[Subject], word: str | None) -> Iterator[Batch]:
-    for batch in load_batches(dataset, choose_preprocess(dataset, subjects, word), batch_size=SHARD):
-        check_inputs(subjects, batch.inputs.shape, dataset.source)
-        yield batch
-
-
-def _read_logits(subject: Subject, ran: Ran) -> NDArray[Any]:
-    """The first output as (n, classes)."""
-    values = ran.outputs[0]
-    if values.ndim not in (2, 4) or values.shape[1] < 2 or values.shape[2:] not in ((), (1, 1)):
-        raise ModelError(
-            where=subject.path,
-            expected="a classifier, whose first output is (images, classes)",
-            found=f"an output of shape {values.shape}",
-            todo="compare its outputs with `mbdeploy verify` instead",
-        )
-    logits: NDArray[Any] = values.reshape(values.shape[:2])
-    if not np.isfinite(logits).all():
-        raise StepError(
-            where=subject.path,
-            expected="finite outputs",
-            found=f"{Verdict.DEGENERATE.value}: NaN or infinity",
-            todo="check its weights, and the range of its inputs",
-        )
-    return logits
-
-
-def _list_labels(batch: Batch) -> list[int]:
-    return [] if batch.labels is None else [int(label) for label in batch.labels]
-
-
-def _shift_progress(
-    on_progress: Progress, word: str, batch: Batch, before: int, total: int, what: str, done: int, of: int
-) -> None:
-    on_progress(f"evaluate on {word}", before + len(batch.names) * done // of, total)

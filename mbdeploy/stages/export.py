@@ -18,6 +18,7 @@ from mbdeploy.watch import Limits
 
 GOLDEN_NAME = "golden.npz"
 _EXPORT_STEP = "mbdeploy.stages.export_job:export_network"
+_ADOPT_STEP = "mbdeploy.stages.export_onnx:adopt_network"  # needs no torch
 
 
 def export(
@@ -40,7 +41,8 @@ def export(
     ``source`` is a card (name or path), ``"pkg.mod:factory"``, or a FILE.pt2 of torch.export.save. The
     last two can run code of their own, so they need ``trust``; and as no card describes them, they need
     ``preprocess``, ``golden_data`` and (unless a TOML file gives the size) ``input_shape`` (C, H, W).
-    ``weights`` is a file to load instead of the card's. Rules: 1. ONNX Runtime must agree with torch on
+    ``weights`` is a file to load instead of the card's.
+    A card whose network is an ONNX file is taken in as it is. Rules: 1. ONNX Runtime must agree with torch on
     every golden image, in batches of 1, 2, 5 and 8, within the card's ``export_max_abs``; without a
     card, within 1e-4, or 1e-4 of the largest output if that is above 1. 2. Nothing has its final name
     until then. 3. The same network, images and options give the same bytes, with no path or time in them.
@@ -61,7 +63,8 @@ def export(
         golden_data=golden_data,
         num_golden_samples=num_golden_samples,
     )
-    _check_torch()
+    if not job.adopted:
+        _check_torch()
     if output.name == GOLDEN_NAME:
         todo = "choose another --output"
         raise OutputError(where=output, expected="a model's name", found="that of the golden file", todo=todo)
@@ -74,7 +77,9 @@ def export(
             "model": str(onnx_file),
             "golden": str(golden_file),
         }
-        outcome = run_step(_EXPORT_STEP, request, limits=limits, on_progress=on_progress)
+        outcome = run_step(
+            _ADOPT_STEP if job.adopted else _EXPORT_STEP, request, limits=limits, on_progress=on_progress
+        )
         made = demand_value(
             outcome,
             where=job.where,

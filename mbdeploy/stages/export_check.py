@@ -30,7 +30,7 @@ def compare_export(path: Path, golden: Golden, max_abs: float | None, *, where: 
         ModelError: it does not run at every batch size, or the difference is beyond the bound.
     """
     differences = [0.0]
-    session = _open_session(path, where)
+    session = open_session(path, where)
     for batch in split_batches(len(golden)):
         results = _run_session(session, golden.input[batch], where)
         for result, output in zip(results, golden.outputs, strict=True):
@@ -61,7 +61,7 @@ def split_batches(count: int) -> list[NDArray[np.intp]]:
     return [batch for batch in np.split(np.arange(total) % count, edges) if len(batch)]
 
 
-def _open_session(path: Path, where: str) -> Any:
+def open_session(path: Path, where: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BATCH = 8
-_TASKS = {2: "classify", 4: "segment"}
+TASKS = {2: "classify", 4: "segment"}
 
 
 def export_network(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def export_network(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     """
     job = msgspec.convert(request["job"], Job)
     provenance = msgspec.convert(request["provenance"], Provenance)
-    images, names = _load_images(job, on_progress)
+    images, names = load_images(job, on_progress)
     on_progress("loading the network", 0, 0)
     with warnings.catch_warnings(), _paused_collector():
         warnings.simplefilter("ignore")  # torch's notes to its own developers
@@ -46,7 +46,7 @@ def export_network(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         network, traced = _load_network(job)
         running.check_weights(network, job.where)
         outputs = _run_torch(network, images, job, on_progress)
-        task = job.described.task if job.described else _TASKS.get(outputs[0].ndim, "")
+        task = job.described.task if job.described else TASKS.get(outputs[0].ndim, "")
         golden = Golden(input=images, outputs=outputs, output_names=_name_outputs(task, outputs), names=names)
         on_progress("tracing", 0, 0)
         model, seconds = tracing.trace_network(
@@ -57,7 +57,7 @@ def export_network(request: dict[str, Any], on_progress: Progress) -> dict[str, 
             outputs=golden.output_names,
             where=job.where,
         )
-    _write_identity(model, job, provenance, task)
+    write_identity(model, job, provenance, task)
     model_file.save_model(model, Path(request["model"]))
     declared = job.described.budgets.export_max_abs if job.described else None
     max_abs = compare_export(Path(request["model"]), golden, declared, where=job.where, on_progress=on_progress)
@@ -87,7 +87,7 @@ def _paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _load_images(job: Job, on_progress: Progress) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def load_images(job: Job, on_progress: Progress) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     batches = list(
         data.load_batches(
             open_golden_data(job),
@@ -150,7 +150,7 @@ def _is_trained(job: Job) -> bool:
     return job.described is None or job.described.weights.trained
 
 
-def _write_identity(model: onnx.ModelProto, job: Job, provenance: Provenance, task: str) -> None:
+def write_identity(model: onnx.ModelProto, job: Job, provenance: Provenance, task: str) -> None:
     labels = job.described.labels if job.described else Labels()
     model_file.write_metadata(
         model,

@@ -47,6 +47,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self.card if self.card is not None and self.card.path else None
 
     @property
+    def adopted(self) -> bool:
+        """Whether the network is an ONNX file, which is taken in and not exported."""
+        return self.card is not None and self.card.is_file
+
+    @property
     def shape(self) -> Shape:
         """One image as the network takes it: (channels, height, width)."""
         return (self.preprocess.channels, self.preprocess.size, self.preprocess.size)

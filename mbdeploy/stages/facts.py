@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -42,6 +43,8 @@ class ParityFact(msgspec.Struct, frozen=True, kw_only=True):
 class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     """One model of one run. ``ratio`` is its time over the baseline's by ``clock``, None for the baseline itself;
     ``wall`` and ``cpu`` are its own times, ``copy`` those of copies to a device and back (None where there are none).
+    ``load_ns`` and ``first_ns`` are medians over processes; ``size_bytes`` is the file's. ``energy_mj`` is what the
+    whole machine took for an image, None where no sensor says.
     ``fallback`` is why it ran on the CPU instead of the provider asked for, if it did; ``board`` is what a board said
     of its temperature and frequency before and after."""
 
@@ -58,13 +61,18 @@ class LatencyFact(msgspec.Struct, frozen=True, kw_only=True):
     peak_bytes: int
     loaded_bytes: int
     base_bytes: int
+    size_bytes: int = 0
+    energy_mj: float | None = None
     copy: Latency | None = None
     fallback: str = ""
     board: dict[str, Any] = {}
 
 
 class LatencyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One run: its models, the ratio of the baseline to itself (``control``), and the verdicts."""
+    """One run: its models, the ratio of the baseline to itself (``control``), and the verdicts.
+
+    ``processes`` is how many took its pairs.
+    """
 
     models: tuple[LatencyFact, ...]
     control: Interval
@@ -72,6 +80,7 @@ class LatencyFacts(msgspec.Struct, frozen=True, kw_only=True):
     cpu: str
     isa: tuple[str, ...]
     inputs: str
+    processes: int = 1
 
 
 class AccuracyFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,11 +95,12 @@ class AccuracyFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AccuracyFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """All models over one labelled data set."""
+    """All models over one labelled data set; ``cpus`` are those that took part."""
 
     data: str
     background: bool
     models: tuple[AccuracyFact, ...]
+    cpus: tuple[str, ...] = ()
 
 
 def derive_parity(report: ParityReport) -> tuple[ParityFact, ...]:
@@ -112,11 +122,13 @@ def derive_latency(run: BenchRun) -> LatencyFacts:
             ratio=compare_series(run, index, clock) if index else None,
             wall=summarise_latency(series, run.batch_size, "wall"),
             cpu=summarise_latency(series, run.batch_size, "cpu"),
-            load_ns=series.load_ns,
-            first_ns=series.first_ns,
+            load_ns=round(median(series.loads_ns or (series.load_ns,))),
+            first_ns=round(median(series.firsts_ns or (series.first_ns,))),
             peak_bytes=series.peak_bytes,
             loaded_bytes=series.loaded_bytes,
             base_bytes=series.base_bytes,
+            size_bytes=series.model.size_bytes,
+            energy_mj=series.energy_uj / 1e3 / series.energy_runs / run.batch_size if series.energy_runs else None,
             copy=summarise_latency(series, run.batch_size, "copy") if series.copy_ns else None,
             fallback=series.session.get("fallback", ""),
             board=series.session.get("board", {}),
@@ -130,6 +142,7 @@ def derive_latency(run: BenchRun) -> LatencyFacts:
         cpu=run.host.cpu,
         isa=run.host.isa,
         inputs=run.inputs,
+        processes=len(set(run.series[0].process)) or 1,
     )
 
 
@@ -146,7 +159,8 @@ def derive_accuracy(report: EvalReport) -> AccuracyFacts:
         )
         for index, evaluated in enumerate(report.models)
     )
-    return AccuracyFacts(data=report.data, background=report.background, models=models)
+    cpus = tuple(host.cpu for host in (report.host, *report.other_hosts))
+    return AccuracyFacts(data=report.data, background=report.background, models=models, cpus=cpus)
 
 
 def _collect_parity(model: str, provider: str, output: str, rows: Iterable[ParityRow]) -> ParityFact:

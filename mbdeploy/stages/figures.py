@@ -89,8 +89,7 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
     times = tuple(
         (
             model.model,
-            _name_ratio(model),
-            *(_name_ms(value) for value in (model.wall.p50_ns, model.wall.p90_ns, model.wall.p99_ns)),
+            *list_times(model),
             _name_number(model.wall.images_per_s, 4),
             str(model.wall.n),
         )
@@ -99,35 +98,58 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
     costs = tuple(
         (
             model.model,
+            format_bytes(model.size_bytes),
             _name_ms(model.load_ns),
             _name_ms(model.first_ns),
             format_bytes(model.peak_bytes),
-            format_bytes(model.peak_bytes - model.base_bytes),
+            format_bytes(model.loaded_bytes - model.base_bytes),
+            format_bytes(model.peak_bytes - model.loaded_bytes),
         )
         for model in facts.models
     )
     share = f"{100 * facts.control.confidence:.0f} %"
     notes = (
-        f"Ratio: median of pairs, {clock}, with its {share} interval; percentiles and images/s: wall clock.",
+        f"Ratio: {clock}, {_name_pooling(facts.processes)}, {share} interval; percentiles and images/s: wall clock.",
         *describe_run(facts),
         *(
             f"{model.model}: copies to the device and back are in none of these times: {_name_ms(model.copy.p50_ns)} ms"
             for model in facts.models
             if model.copy is not None
         ),
+        *(
+            f"{model.model}: {model.energy_mj:.3g} mJ an image, of all that ran on this machine meanwhile."
+            for model in facts.models
+            if model.energy_mj is not None
+        ),
         *(f"{model.model} on {model.provider}: {model.fallback}" for model in facts.models if model.fallback),
         *describe_board(first.board),
     )
-    title = f"Latency on {first.provider}, {_name_threads(first)}, batch {first.batch_size}"
+    title = f"Latency on {name_place(first)}"
     columns = ("file", f"{clock} ratio", "p50 ms", "p90 ms", "p99 ms", "images/s", "n")
     return [
         Table(title=title, columns=columns, rows=times, notes=notes),
         Table(
             title="Start and memory, each in a fresh process",
-            columns=("file", "load ms", "first run ms", "peak memory", "of it the model"),
+            columns=("file", "on disk", "load ms", "first run ms", "peak memory", "of it: load", "run"),
             rows=costs,
         ),
     ]
+
+
+def name_place(model: LatencyFact) -> str:
+    """Where and how a model was timed: provider, threads, batch."""
+    return f"{model.provider}, {_name_threads(model)}, batch {model.batch_size}"
+
+
+def list_times(model: LatencyFact) -> tuple[str, ...]:
+    """The ratio and p50, p90 and p99 in ms, as cells."""
+    percentiles = (model.wall.p50_ns, model.wall.p90_ns, model.wall.p99_ns)
+    return _name_ratio(model), *map(_name_ms, percentiles)
+
+
+def _name_pooling(processes: int) -> str:
+    """What a ratio is of; the interval of one process knows nothing of how processes differ."""
+    return f"mean of {processes} processes' medians of pairs" if processes > 1 else "median of one process's pairs"
 
 
 def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
@@ -166,13 +188,15 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
         (model.model, model.provider, _name_percent(model.top1), _name_percent(model.top5), str(model.top1.n))
         for model in facts.models
     )
-    note = ("Class 0 is a background class; labels count from 1.",) if facts.background else ()
+    notes = ["Class 0 is a background class; labels count from 1."] if facts.background else []
+    if len(facts.cpus) > 1:
+        notes.append(f"Unlike hosts took part, whose last bits may differ: {', '.join(facts.cpus)}.")
     tables = [
         Table(
             title=f"Accuracy on {facts.data}",
             columns=("file", "on", "top-1 %", "top-5 %", "n"),
             rows=rows,
-            notes=note,
+            notes=tuple(notes),
             left=(0, 1),
         )
     ]

@@ -23,7 +23,7 @@ def halve_model(request: dict[str, Any], on_progress: Progress) -> dict[str, Any
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     source = Path(request["model"])
-    model = model_file.load_model(source)
+    model = model_file.load_whole(source)
     weights = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer

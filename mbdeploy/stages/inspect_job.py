@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import onnx
 
-from mbdeploy import artifact, model_file
+from mbdeploy import artifact, model_file, preflight
+from mbdeploy.bounds import current_bounds
 from mbdeploy.costs.inspection import inspect_model
 from mbdeploy.costs.wire import RawData, read_light
 from mbdeploy.isolate import Progress
@@ -37,14 +38,14 @@ def inspect_file(request: dict[str, Any], on_progress: Progress) -> dict[str, An
 
 
 def _read_model(path: Path) -> tuple[onnx.ModelProto, RawData]:
+    if preflight.check_file(path, current_bounds()) <= _LARGE_BYTES:
+        return model_file.load_model(path), {}
     try:
-        if path.stat().st_size > _LARGE_BYTES:
-            model, raw = read_light(path)
-            if model.graph.node and model.opset_import:
-                return model, raw
+        model, raw = read_light(path)
     except (OSError, ValueError):
-        pass  # what is wrong with it, the loader says better
-    return model_file.load_model(path), {}
+        return model_file.load_model(path), {}  # what is wrong with it, the loader says better
+    preflight.check_graph(model, path, light=True)
+    return model, raw
 
 
 def find_records(path: Path) -> dict[str, LayerRecord]:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from mbdeploy.card import Budgets
+from mbdeploy.errors import StepError
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.quant.metrics import check, refuse_metrics
 from mbdeploy.results import Check, Host, Metrics
 from mbdeploy.stages import bisect, parity, reduce
 from mbdeploy.stages.bisect import Divergence
 from mbdeploy.stages.bisect_runs import Cell
+from mbdeploy.stages.matrix_runs import DEFAULT, EXACT, Outcome, WaysRun, list_ways, run_ways
 from mbdeploy.stages.placement import check_rules, judge_placement, parse_rules
 from mbdeploy.stages.reference import Reference, load_reference
 from mbdeploy.stages.subject import (
@@ -25,33 +28,14 @@ from mbdeploy.stages.subject import (
     plan_session,
     read_subjects,
 )
-from mbdeploy.targets import Job, Provider, Ran, Session, Target, open_target, parse_provider
-
-
-class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """One way to open a session: what is asked of ONNX Runtime beside the file and the provider."""
-
-    optimization: Literal["none", "basic", "extended", "all"]
-    session_config: Mapping[str, str] = {}
-
-
-#: The ways by their names; ``none`` is what "exact" means.
-WAYS: Mapping[str, Way] = {
-    "default": Way(optimization="all"),
-    "x64quantprecision=1": Way(optimization="all", session_config={"session.x64quantprecision": "1"}),
-    "extended": Way(optimization="extended"),
-    "basic": Way(optimization="basic"),
-    "none": Way(optimization="none"),
-}
-_DEFAULT, _EXACT = "default", "none"
-#: Ways in which Q/DQ is float arithmetic, which an emulator is slow at.
-_FLOAT = frozenset({"basic", "none"})
+from mbdeploy.targets import Provider, Session, open_target, parse_provider
 
 
 class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
     """One cell and output: against the ``reference`` and against the ``exact`` outputs of the same file.
 
-    ``passed`` is what all gates of the cell come to; ``session`` how it was opened.
+    ``passed`` is what all gates of the cell come to; ``session`` how it was opened. A cell that the runtime refused has
+    degenerate metrics, which say why.
     """
 
     model: str
@@ -74,15 +58,6 @@ class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
     reduced: tuple[str, ...]
     hosts: dict[str, Host]
     schema_version: int = 1
-
-
-class _Run(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What ran on one provider: by way and subject, the session asked for and what it gave."""
-
-    provider: Provider
-    target: Target
-    asked: Mapping[str, Sequence[Session]]
-    ran: Mapping[str, Sequence[Ran]]
 
 
 def verify_matrix(
@@ -109,7 +84,8 @@ def verify_matrix(
     Rules: 1. gates, references and errors are those of ``verify``; each cell is gated. 2. A runtime other than ONNX
     Runtime has only its default way. An emulated target leaves out ``basic`` and ``none``, which are float arithmetic;
     ``none`` is run on this machine's CPU instead. 3. Cells that fail alike, as files and not as executed, are traced
-    once. 4. With ``reduce_to`` the smallest failing part of each traced cell is written into a folder there.
+    once. 4. With ``reduce_to`` the smallest failing part of each traced cell is written into a folder there. 5. A
+    session that the runtime refuses, or that kills it, is a failing cell, as long as another one runs.
     """
     subjects = read_subjects(models, kind)
     rules = parse_rules(require_placement)
@@ -130,22 +106,25 @@ def verify_matrix(
     checks: list[Check] = []
     failing: list[Cell] = []
     hosts: dict[str, Host] = {}
-    here: Sequence[Ran] = ()
+    here: Sequence[Outcome] = ()
     for provider, target in opened:
         borrowed = is_exact_borrowed(provider, target)
         if borrowed and not here:
             local = parse_provider("cpu")
-            run, _ = _run(subjects, local, open_target(local), against, {}, [_EXACT], on_progress)
-            here = run.ran[_EXACT]
-        ways = [way for way in WAYS if not target.emulated or way not in _FLOAT]
-        ways = ways if provider.runtime == "onnxruntime" else [_DEFAULT]
-        run, hosts[provider.word] = _run(subjects, provider, target, against, settings, ways, on_progress)
-        for way in ways:
+            here = run_ways(subjects, local, open_target(local), against.inputs, {}, [EXACT], on_progress).ran[EXACT]
+        run = run_ways(subjects, provider, target, against.inputs, settings, list_ways(provider, target), on_progress)
+        hosts[provider.word] = run.host
+        for way in run.ran:
             for number, subject in enumerate(subjects):
-                ideal = here[number] if borrowed else run.ran[_EXACT][number]
+                ideal = here[number] if borrowed else run.ran[EXACT][number]
                 ran = run.ran[way][number]
+                if isinstance(ran, StepError) or isinstance(ideal, StepError):
+                    row, gate = _refuse(subject, provider, way, ran if isinstance(ran, StepError) else ideal)
+                    rows.append(row)
+                    checks.append(gate)
+                    continue
                 word = name_provider(provider, ran)
-                if way == _DEFAULT:
+                if way == DEFAULT:
                     checks += judge_placement(rules, ran.placement, subject.ref.name, word, subject.kind)
                 for index in range(len(against.outputs)):
                     cell = parity.compare_cell(subject, f"{word}, {way}", index, ran, ideal, against, borrowed=borrowed)
@@ -166,32 +145,6 @@ def verify_matrix(
     )
 
 
-def _run(
-    subjects: Sequence[Subject],
-    provider: Provider,
-    target: Target,
-    against: Reference,
-    settings: Mapping[str, Any],
-    ways: Sequence[str],
-    on_progress: Progress,
-) -> tuple[_Run, Host]:
-    """One job: all subjects in the first way, then in the next."""
-    asked = {way: [_open(subject, provider, WAYS[way], settings) for subject in subjects] for way in ways}
-    job = Job(
-        kind="infer", sessions=tuple(one for sessions in asked.values() for one in sessions), inputs=against.inputs
-    )
-    answer = target.run(job, entitle(on_progress, f"matrix on {provider.word}"))
-    found = iter(answer.sessions)
-    ran = {way: [next(found) for _ in subjects] for way in ways}
-    return _Run(provider=provider, target=target, asked=asked, ran=ran), answer.host
-
-
-def _open(subject: Subject, provider: Provider, way: Way, settings: Mapping[str, Any]) -> Session:
-    session = plan_session(subject, provider, **settings)
-    config = {**session.session_config, **way.session_config}
-    return msgspec.structs.replace(session, optimization=way.optimization, session_config=config)
-
-
 def _make_row(cell: parity.Cell, way: str, provider: str, gates: Sequence[Check]) -> MatrixRow:
     verdicts = [gate.passed for gate in gates]
     return MatrixRow(
@@ -206,8 +159,26 @@ def _make_row(cell: parity.Cell, way: str, provider: str, gates: Sequence[Check]
     )
 
 
+def _refuse(subject: Subject, provider: Provider, way: str, error: Outcome) -> tuple[MatrixRow, Check]:
+    """The row and the gate of a cell that did not run, or whose exact outputs did not."""
+    assert isinstance(error, StepError)
+    nothing = refuse_metrics(error.found)
+    row = MatrixRow(
+        model=subject.ref.name,
+        provider=provider.word,
+        way=way,
+        output="",
+        reference=nothing,
+        exact=nothing,
+        passed=False,
+        session={},
+    )
+    gate = check("sqnr_db", f"{subject.ref.name} on {provider.word}, {way}", nothing.sqnr_db, 0.0, ">=")
+    return row, msgspec.structs.replace(gate, note=error.found)
+
+
 def _take(
-    cell: parity.Cell, run: _Run, asked: Session, against: Reference, gates: Sequence[Check], budgets: Budgets
+    cell: parity.Cell, run: WaysRun, asked: Session, against: Reference, gates: Sequence[Check], budgets: Budgets
 ) -> Cell:
     """What a trace needs of a failing cell."""
     return Cell(

@@ -124,7 +124,7 @@ def list_checks(cell: Cell, budgets: Budgets) -> list[Check]:
     checks = []
     for metric, comparison, budget in GATES[cell.subject.kind]:
         value, bound = getattr(cell.executed, metric), getattr(budgets, budget)
-        if value is not None or cell.executed.degenerate or bound > 0:
+        if value is not None or cell.executed.degenerate or not bound <= 0:
             checks.append(check(metric, cell.name, value, bound, comparison))
     if cell.subject.kind == "int8":
         checks.append(_judge_gap(cell, budgets.int8_exact_gap_db))

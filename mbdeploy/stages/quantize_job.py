@@ -84,6 +84,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     widened = widen(placed)
     _write_identity(placed, material.model, material.preprocess, request["provenance"])
     model_file.save_model(placed, Path(request["output"]))
+    in_float = nodes.list_float(placed)
     operators = _read_optimised_operators(Path(request["output"]))
     return {
         "recipe": recipe.name,
@@ -94,9 +95,10 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         "ranges": request["ranges"],
         "data_digest": request["provenance"]["parents"].get("calibration", ""),
         "layers": msgspec.to_builtins(layers),
-        "float_nodes": nodes.list_float(placed),
+        "float_nodes": in_float,
         "operators": operators,
         "widened": widened,
+        "gates": [gate.node for gate in nodes.gates if gate.node not in in_float],
         "cpu_s": 0.0,
         "peak_bytes": 0,
     }

@@ -65,6 +65,7 @@ def tabulate_quantize(record: QuantizeRecord) -> list[Table]:
         ("layers quantized", f"{len(record.layers)}, of them depthwise {len(record.layers) - len(convolutions)}"),
         ("nodes left in float", str(len(record.float_nodes))),
         *_describe_widened(record.widened),
+        *_describe_gates(record.gates),
         ("CPU time, peak memory", f"{record.cpu_s:.1f} s, {format_bytes(record.peak_bytes)}"),
     ]
     clipping = [layer for layer in convolutions if layer.clipping > 0]
@@ -79,6 +80,12 @@ def _describe_widened(widened: Mapping[str, tuple[int, int]]) -> list[tuple[str,
     sizes = ", ".join(f"{before} -> {after}" for before, after in dict.fromkeys(widened.values()))
     layers = "layer" if len(widened) == 1 else "layers"
     return [("channels of zeros added", f"{len(widened)} {layers}: {sizes}")]
+
+
+def _describe_gates(gates: Sequence[str]) -> list[tuple[str, str]]:
+    if not gates:
+        return []
+    return [("hard sigmoids as bytes", f"{len(gates)}; not for QNN (docs/providers.md)")]
 
 
 def _describe_calibration(record: QuantizeRecord) -> str:

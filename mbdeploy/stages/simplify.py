@@ -12,7 +12,8 @@ import msgspec
 from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
 from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
-from mbdeploy.model_file import dump_json, load_model, read_signature
+from mbdeploy.model_file import dump_json, read_signature
+from mbdeploy.preflight import check_model, copying
 from mbdeploy.records import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
 from mbdeploy.watch import Limits
@@ -79,6 +80,7 @@ def simplify(
         StepError: ONNX Runtime crashed or hung on ``model`` itself.
         OutputError: the result cannot be written.
     """
+    checked = check_model(model)
     if output.resolve() == model.resolve():
         raise UsageError(
             where=output,
@@ -86,13 +88,16 @@ def simplify(
             found="the same file",
             todo="choose another name with --output",
         )
-    signature = read_signature(load_model(model), model)
+    signature = read_signature(checked.model, model)
     provenance = plan(model, golden=golden, strict=strict)
     failed: list[_Trial] = []
-    with tempfile.TemporaryDirectory(prefix="mbdeploy-simplify-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="mbdeploy-simplify-") as folder,
+        copying(model, checked.companions) as source,
+    ):
         scratch = Path(folder)
         request: dict[str, Any] = {
-            "model": str(model),
+            "model": str(source),
             "golden": None if golden is None else str(golden),
             "output": str(scratch / "candidate.onnx"),
             "metadata": {"mbdeploy.stage": "simplified", "mbdeploy.provenance": dump_json(provenance)},

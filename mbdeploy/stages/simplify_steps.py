@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,15 @@ from onnx_ir.passes import common
 from mbdeploy.errors import DataError, ModelError
 from mbdeploy.golden import find_degenerate, read_golden
 from mbdeploy.isolate import Progress
-from mbdeploy.model_file import Signature, copy_model, read_metadata, read_signature, save_model, write_metadata
+from mbdeploy.model_file import (
+    Signature,
+    copy_model,
+    load_whole,
+    read_metadata,
+    read_signature,
+    save_model,
+    write_metadata,
+)
 from mbdeploy.rewrites import rewrite_model
 from mbdeploy.rewrites.batch import fix_batch, free_batch
 
@@ -32,10 +41,11 @@ def run_onnxsim(request: dict[str, Any], on_progress: Progress) -> None:
 
     onnxsim's own verdict is dropped: 0.8.1 says ok to outputs that it has changed.
     """
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # onnxsim imports it, for 2 s, and can do without
     import onnxsim
 
     for job in request["jobs"]:
-        model = onnx.load(request["model"])
+        model = load_whole(Path(request["model"]))
         if job["batch"] is not None:
             fix_batch(model, request["input"], job["batch"])
         simplified, _ = onnxsim.simplify(model)
@@ -51,7 +61,7 @@ def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         ModelError: ONNX Runtime refuses the model itself, or its outputs are not finite.
         DataError: golden inputs that cannot be used, or do not fit the model.
     """
-    source = onnx.load(request["model"])
+    source = load_whole(Path(request["model"]))
     inputs = _make_inputs(read_signature(source), request["golden"])
     expected = _run_source(request["model"], inputs)
     result, rewrites = _rewrite(source, request["candidates"], request["rewrites"])

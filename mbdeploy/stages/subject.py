@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -15,14 +15,19 @@ from mbdeploy.data import Dataset, resolve_preprocess
 from mbdeploy.errors import DataError, UsageError
 from mbdeploy.isolate import Progress
 from mbdeploy.model_file import Signature
+from mbdeploy.preflight import check_model
+from mbdeploy.preflight.external import take_in
 from mbdeploy.results import Mode, ModelRef
 from mbdeploy.targets import Provider, Ran, Session, Target, parse_provider
+from mbdeploy.targets.providers import compiles
 
 if TYPE_CHECKING:
     import onnx
 
 Kind = Literal["fp32", "simplified", "fp16", "int8"]
 _KINDS = ("fp32", "simplified", "fp16", "int8")
+#: External data up to this are read: they may be an output's scale.
+_SCALE_BYTES = 1 << 10
 _OPTIMIZATION: dict[Mode, Literal["all", "none"]] = {"executed": "all", "exact": "none"}
 
 
@@ -61,21 +66,22 @@ def read_subject(path: Path, kind: Kind | None = None) -> Subject:
 
     (Other tools copy our metadata into what they make of our files.)
     """
-    model = model_file.load_model(path)
+    checked = check_model(path)
+    model = checked.model
+    take_in(model.graph.initializer, path, most=_SCALE_BYTES)
     entries = model_file.read_metadata(model)
     stage = entries.get("mbdeploy.stage")
     quantizes = any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
     found: Kind = "int8" if quantizes else stage if stage in _KINDS else "fp32"  # type: ignore[assignment]
-    labels = entries.get("mbdeploy.labels")
     return Subject(
         ref=model_file.describe_model(path),
         path=path,
         signature=model_file.read_signature(model, path),
         kind=kind or found,
         preprocess=model_file.read_preprocess(model),
-        labels=msgspec.json.decode(labels, type=Labels) if labels else None,
+        labels=model_file.read_labels(model),
         output_scales=tuple(_find_scale(model, output.name) for output in model.graph.output),
-        companions=tuple(dict.fromkeys(_list_external(model))),
+        companions=checked.companions,
     )
 
 
@@ -153,15 +159,17 @@ def choose_spinning(provider: Provider, threads: int) -> dict[str, str]:
 def is_exact_borrowed(provider: Provider, target: Target) -> bool:
     """Whether exact outputs are to come from ONNX Runtime on this machine's CPU.
 
-    They are float arithmetic, which an emulator is slow at, and which other runtimes have no mode for.
+    They are float arithmetic, which an emulator is slow at, and which providers that compile Q/DQ have no mode for.
     """
-    return target.emulated or provider.runtime != "onnxruntime"
+    return target.emulated or compiles(provider.ep)
 
 
 def name_provider(provider: Provider, *sessions: Ran) -> str:
-    """The provider's word, as rows of these sessions are labelled: one that fell back says so."""
-    fell = any("fallback" in ran.settings for ran in sessions)
-    return f"{provider.word} (fell back to cpu)" if fell else provider.word
+    """The provider's word, as rows of these sessions are labelled: one that fell back or is simulated says so."""
+    for key, label in (("fallback", "fell back to cpu"), ("simulated", "simulated")):
+        if any(key in ran.settings for ran in sessions):
+            return f"{provider.word} ({label})"
+    return provider.word
 
 
 def read_word(label: str) -> str:
@@ -196,19 +204,3 @@ def _find_scale(model: onnx.ModelProto, output: str) -> float | None:
     if scale is None or numpy_helper.to_array(scale).size != 1:
         return None
     return float(numpy_helper.to_array(scale).reshape(()))
-
-
-def _list_external(model: onnx.ModelProto) -> Iterator[str]:
-    """Files that tensors of the graph, of its subgraphs and of its functions point to."""
-    graphs: list[Any] = [model.graph]
-    nodes = [node for function in model.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            tensors, nodes = list(graph.initializer), [*nodes, *graph.node]
-        else:
-            attributes = nodes.pop().attribute
-            tensors = [tensor for item in attributes for tensor in (item.t, *item.tensors)]
-            graphs += [graph for item in attributes for graph in (item.g, *item.graphs) if graph.node]
-        for tensor in tensors:
-            yield from (entry.value for entry in tensor.external_data if entry.key == "location")

@@ -11,6 +11,9 @@ import msgspec
 from mbdeploy.results import encode_result
 
 _WIDTH = 80
+_GAP = 2  # between two columns
+#: A column of text may be made so narrow, and folds.
+_NARROWEST = 12
 #: Control characters, escapes, line separators, direction overrides and lone surrogates: a hostile name's tools.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _MARKDOWN = re.compile(r"([\\|`*_<>\[\]#])")
@@ -67,20 +70,42 @@ def _render_text(table: Table, color: bool) -> str:
     console = Console(file=stream, width=_WIDTH, force_terminal=color, no_color=not color, color_system=system)
     if table.title:
         console.print(Text(escape_controls(table.title), style="bold"), end="\n\n" if table.rows else "\n")
-    if table.rows:
+    for number, columns in enumerate(_fit_columns(table) if table.rows else ()):
+        if number:
+            console.print()
         grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
         grid.show_header = any(table.columns)
-        for index, column in enumerate(table.columns):
-            is_text = index in table.left
-            grid.add_column(column, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        for index in columns:
+            justify: Literal["left", "right"] = "left" if index in table.left else "right"
+            whole = index not in table.left and all(len(row[index]) <= _WIDTH // 2 for row in table.rows)
+            grid.add_column(table.columns[index], justify=justify, overflow="fold", no_wrap=whole)
         for row in table.rows:
-            grid.add_row(*(Text(escape_controls(cell), style=_STYLES.get(cell, "")) for cell in row))
+            cells = (escape_controls(row[index]) for index in columns)
+            grid.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
         console.print(grid)
     if table.rows and table.notes:
         console.print()
     for note in table.notes:
         console.print(Text(escape_controls(note), style="dim"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().splitlines())
+
+
+def _fit_columns(table: Table) -> list[list[int]]:
+    """The columns, in as many parts as it takes that no number is cut; the columns of text lead every part."""
+    from rich.cells import cell_len
+
+    widths = [
+        max(cell_len(escape_controls(cell)) for cell in column)
+        for column in zip(table.columns, *table.rows, strict=True)
+    ]
+    texts = [index for index in range(len(widths)) if index in table.left]
+    room = _WIDTH - sum(min(widths[index], _NARROWEST) + _GAP for index in texts)
+    parts: list[list[int]] = [[]]
+    for index in (index for index in range(len(widths)) if index not in table.left):
+        if parts[-1] and sum(widths[one] + _GAP for one in (*parts[-1], index)) - _GAP > room:
+            parts.append([])
+        parts[-1].append(index)
+    return [sorted([*texts, *part]) for part in parts]
 
 
 def _render_markdown(table: Table) -> str:

@@ -52,7 +52,7 @@ def judge_int8(
         findings: list[_Finding] = [
             *(("don't ship", _describe_failure(check)) for check in own if check.passed is False),
             _judge_speed(fact, run),
-            *_judge_accuracy(accuracy, own, trained=trained),
+            *_judge_accuracy(accuracy, own, fact.provider, trained=trained),
         ]
         findings.sort(key=lambda finding: _ORDER.index(finding[0]))
         verdicts.append(
@@ -88,7 +88,7 @@ def _judge_speed(fact: LatencyFact, run: LatencyFacts) -> _Finding:
 
 
 def _judge_accuracy(
-    accuracy: Sequence[AccuracyFacts], checks: Sequence[Check], *, trained: bool | None
+    accuracy: Sequence[AccuracyFacts], checks: Sequence[Check], provider: str, *, trained: bool | None
 ) -> list[_Finding]:
     if trained is False:
         return [("inconclusive", "seeded weights: there is no accuracy to lose")]
@@ -96,13 +96,14 @@ def _judge_accuracy(
         model.changed
         for data in accuracy
         for model in data.models[1:]
-        if model.model == _CANDIDATE and model.changed is not None
+        if model.model == _CANDIDATE and model.provider == provider and model.changed is not None
     ]
     if not found:
         passed = [f"{check.name} {check.value:.4g}" for check in checks if check.passed]
         if not passed:
             return [("inconclusive", "neither accuracy nor parity was measured")]
-        return [("ship", f"parity gates passed ({', '.join(passed)}); accuracy on labelled images was not measured")]
+        said = f"parity gates passed ({', '.join(passed)}); accuracy on labelled images was not measured on {provider}"
+        return [("ship", said)]
     findings: list[_Finding] = []
     for changed in found:
         drop = changed.difference

@@ -42,6 +42,8 @@ OPENVINO = "OpenVINO"
 ISA = "ONEDNN_MAX_CPU_ISA"
 #: ONNX Runtime's providers that keep tensors on a device of their own, by its name for that device.
 DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
+#: Packages that bring a provider as a library for a plain ONNX Runtime, by the provider's name.
+PLUGINS = {"QNNExecutionProvider": "onnxruntime_qnn"}
 #: Words of the runtimes for the type of a tensor; others are kept as they are.
 TYPES = {"float": "float32", "f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "uint8", "i8": "int8"}
 #: What ONNX Runtime does without these keys; they are set and recorded, so that nothing is hidden.
@@ -55,10 +57,13 @@ LEVELS = {
 # Warm-up ends when for every session the median of its last WINDOW times is within STEADY of the median
 # of the WINDOW before, or after LONGEST_S seconds, but not before the second round.
 WINDOW, STEADY, LONGEST_S = 5, 0.05, 3.0
+#: Where Linux shows its sensors of energy and power, and for how long a session runs before them.
+POWERCAP, HWMON, ENERGY_S = "/sys/class/powercap", "/sys/class/hwmon", 1.0
 
 
 class RefusedError(Exception):
-    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine) or "usage" (these options)."""
+    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine), "usage" (these options) or
+    "simulated" (times of what only simulates a device)."""
 
     def __init__(self, kind: str, cause: str) -> None:
         super().__init__(cause)
@@ -80,6 +85,7 @@ class OnnxRuntime:
         self._ort = ort
         self.provider: str = spec["provider"]
         self._allow_fallback: bool = spec["allow_fallback"]
+        self._devices = find_devices(ort, self.provider)
         if self.provider not in ort.get_available_providers():
             raise RefusedError("unavailable", "not compiled in")
         #: Where tensors lie between host and provider: "cpu" is the host itself.
@@ -90,6 +96,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = spec["threads"]
         options.inter_op_num_threads = 1
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[spec["optimization"]])
+        options.enable_cpu_mem_arena = spec["arena"]
         options.log_severity_level = 3
         config = {**SESSION_DEFAULTS, **spec["session_config"]}
         for key, value in config.items():
@@ -97,7 +104,10 @@ class OnnxRuntime:
         if record:
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             options.enable_profiling = True
-            options.profile_file_prefix = os.path.abspath("profile")
+            options.profile_file_prefix = os.path.abspath(f"profile_{id(self)}")
+        if self._devices:  # (such providers take no graph whose shapes are open)
+            for name in read_open_batches(ort, spec["model"]):
+                options.add_free_dimension_override_by_name(name, 1)
         self._session = self._create(ort, spec, options)
         self._check_providers(record)
         self.settings = {
@@ -105,10 +115,13 @@ class OnnxRuntime:
             "threads": spec["threads"],
             "inter_op_threads": 1,
             "optimization": spec["optimization"],
+            "arena": spec["arena"],
             "session_config": config,
             "provider_options": self._session.get_provider_options()[self.provider],
             "device": self.device,
         }
+        if self._devices and platform.machine() == "x86_64":
+            self.settings["simulated"] = f"{self.provider} on {platform.machine()}"
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or not inputs[0].shape:
             raise RefusedError("rejected", f"{len(inputs)} inputs where one batch of images is expected")
@@ -120,6 +133,9 @@ class OnnxRuntime:
     def _create(self, ort: Any, spec: Job, options: Any) -> Any:
         wanted = [(self.provider, spec["provider_options"])] + ([CPU] if self.provider != CPU else [])
         try:
+            if self._devices:
+                options.add_provider_for_devices(self._devices[:1], spec["provider_options"])
+                return ort.InferenceSession(spec["model"], options, enable_fallback=0)
             return ort.InferenceSession(spec["model"], options, providers=wanted, enable_fallback=0)
         except Exception as error:
             failed = error
@@ -172,22 +188,29 @@ class OnnxRuntime:
 
     def read_placement(self) -> dict[str, Any]:
         """Which provider ran each node of the optimised graph, in the order of execution: see ``sum_placement``."""
+        nodes = [(name, operator, provider, kind) for name, operator, provider, kind, *_ in self.read_profile()]
+        if nodes and all(provider != self.provider for _, _, provider, _ in nodes):
+            if not self._allow_fallback:
+                raise RefusedError("unavailable", "it ran no node of this model")
+            self.settings["fallback"] = "it ran no node of this model"
+        return sum_placement(nodes, self.provider)
+
+    def read_profile(self) -> list[list[Any]]:
+        """Every node that ran, in the order of execution: see Ran in job.py."""
         path = self._session.end_profiling()
         with open(path, encoding="utf-8") as file:
             events = json.load(file)
         os.remove(path)
-        ran = {}
+        ran: dict[Any, list[Any]] = {}
         for event in events:
             name, kernel, _ = event["name"].partition("_kernel_time")
             if event.get("cat") == "Node" and kernel:
                 facts = event["args"]
                 first = next(iter(facts.get("input_type_shape") or [{}]))
-                ran[name, facts["node_index"]] = (name, facts["op_name"], facts["provider"], name_type(*first))
-        if ran and all(provider != self.provider for _, _, provider, _ in ran.values()):
-            if not self._allow_fallback:
-                raise RefusedError("unavailable", "it ran no node of this model")
-            self.settings["fallback"] = "it ran no node of this model"
-        return sum_placement(list(ran.values()), self.provider)
+                shapes = [shape for output in facts.get("output_type_shape") or [] for shape in output.values()]
+                about = [name, facts["op_name"], facts["provider"], name_type(*first), shapes, []]
+                ran.setdefault((name, facts["node_index"]), about)[-1].append(event.get("dur", 0))
+        return list(ran.values())
 
 
 class OpenVino:
@@ -283,11 +306,36 @@ def name_type(word: str = "") -> str:
 
 
 def import_onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # 1.31 holds a client that reports to its maker
     try:
         import onnxruntime
     except ImportError as error:
         raise RefusedError("unavailable", f"onnxruntime cannot be imported: {first_line(error)}") from error
     return onnxruntime
+
+
+def find_devices(ort: Any, provider: str) -> list[Any]:
+    """What a provider that comes as a library of its own can run on; empty for one that is compiled in."""
+    package = PLUGINS.get(provider)
+    if package is None or importlib.util.find_spec(package) is None:
+        return []
+    if provider not in ort.get_available_providers():
+        try:
+            ort.register_execution_provider_library(provider, importlib.import_module(package).get_library_path())
+        except Exception as error:
+            raise RefusedError("unavailable", f"{package} cannot be loaded: {first_line(error)}") from error
+    return [device for device in ort.get_ep_devices() if device.ep_name == provider]
+
+
+def read_open_batches(ort: Any, model: str) -> list[str]:
+    """The names of the batch sizes that a model's inputs leave open."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = ort.InferenceSession(model, options, providers=[CPU])
+    except Exception as error:
+        raise RefusedError("rejected", first_line(error)) from error
+    return [node.shape[0] for node in session.get_inputs() if node.shape and isinstance(node.shape[0], str)]
 
 
 def import_openvino() -> Any:
@@ -318,6 +366,8 @@ def open_session(job: Job, index: int, record: bool = False) -> Any:
             raise
         session = OnnxRuntime({**spec, "provider": CPU, "provider_options": {}}, record)
         session.settings["fallback"] = str(refusal)
+    if job["kind"] in ("bench", "memory", "profile") and "simulated" in session.settings:
+        raise RefusedError("simulated", session.settings["simulated"])
     say(at=[index, "running"])
     return session
 
@@ -400,7 +450,11 @@ def bench(job: Job) -> list[Job]:
     batches = cut_batches(images, job["batch_size"])
     results: list[Job] = []
     sessions: list[Any] = []
-    for index in range(len(job["sessions"])):
+    for index, spec in enumerate(job["sessions"]):
+        known = job["sessions"].index(spec)
+        if known < index:  # the A/A control is the baseline once more
+            results.append({**results[known], "settings": dict(results[known]["settings"])})
+            continue
         recorded = open_session(job, index, record=True)
         run_checked(recorded, batches[0])
         results.append({"settings": recorded.settings, "placement": recorded.read_placement()})
@@ -428,6 +482,28 @@ def bench(job: Job) -> list[Job]:
         result.update(copy_ns=times.copies[index])
         result["settings"]["cpu_clock"] = "thread" if alone else "process"
         result["settings"]["warmup_is_steady"] = is_steady(warmup)
+        result.update(measure_energy(sessions[index], batches, result["settings"]))
+    return results
+
+
+def profile(job: Job) -> list[Job]:
+    """All sessions by turns, as in ``bench``, with the time of each node; writing it down slows each run a little."""
+    batches = cut_batches(np.load("input.npy"), job["batch_size"])
+    sessions = [open_session(job, index, record=True) for index in range(len(job["sessions"]))]
+    for session in sessions:
+        if not isinstance(session, OnnxRuntime):
+            raise RefusedError("usage", "only ONNX Runtime says how long each node takes")
+        run_checked(session, batches[0])
+    warmup = Times(sessions, batches, time.process_time_ns)
+    warm_up(warmup, job["warmup"])
+    times = Times(sessions, batches, time.process_time_ns)
+    measure(times, job)
+    results = []
+    for index, session in enumerate(sessions):
+        nodes = session.read_profile()
+        for node in nodes:
+            node[-1] = node[-1][-times.rounds :]
+        results.append({"settings": session.settings, "wall_ns": times.wall[index], "profile": nodes})
     return results
 
 
@@ -441,12 +517,14 @@ class Times:
         self.wall: list[list[int]] = [[] for _ in sessions]
         self.cpu: list[list[int]] = [[] for _ in sessions]
         self.copies: list[list[int]] = [[] for _ in sessions]
+        self.spent: list[int] = [0] * len(sessions)  # the sums of ``wall``, which nobody should add up in the loop
         self.rounds = 0
+        self._orders = [order_round(len(sessions), number) for number in range(2 * len(sessions))]  # then they recur
         self._sessions, self._batches, self._clock = sessions, batches, clock
 
     def add_round(self) -> None:
         images, clock = self._batches[self.rounds % len(self._batches)], self._clock
-        for index in order_round(len(self._sessions), self.rounds):
+        for index in self._orders[self.rounds % len(self._orders)]:
             session = self._sessions[index]
             staging = time.perf_counter_ns()
             run = session.stage(images)
@@ -454,6 +532,7 @@ class Times:
             run()
             ended, cpu_ended = time.perf_counter_ns(), clock()
             self.wall[index].append(ended - began)
+            self.spent[index] += ended - began
             self.cpu[index].append(cpu_ended - cpu_began)
             if session.device != "cpu":
                 fetching = time.perf_counter_ns()
@@ -494,7 +573,7 @@ def measure(times: Times, job: Job) -> None:
     """Whole A B B A pairs until every session has its minimum of rounds and of seconds."""
     reported = 0.0
     while times.rounds < job["max_rounds"]:
-        shortest_s = min(sum(wall) for wall in times.wall) / 1e9
+        shortest_s = min(times.spent) / 1e9
         if times.rounds >= job["min_rounds"] and times.rounds % 2 == 0 and shortest_s >= job["min_duration_s"]:
             break
         times.add_round()
@@ -524,6 +603,47 @@ def memory(job: Job) -> list[Job]:
     return [{"settings": session.settings, "base_bytes": base, "loaded_bytes": loaded, "peak_bytes": peak}]
 
 
+def measure_energy(session: Any, batches: list[Array], settings: dict[str, Any]) -> dict[str, int]:
+    """What this machine's sensors counted over a second of runs in a row, in microjoules; nothing without a sensor.
+
+    They count whole packages or boards, with all that runs there; ``settings`` say which they were.
+    """
+    counters, meters = find_sensors()
+    if not counters and not meters:
+        return {}
+    before = [(path, span, read_number(path)) for path, span in counters]
+    spent, runs, began = 0.0, 0, time.perf_counter()
+    while time.perf_counter() - began < ENERGY_S or runs < 2:
+        started = time.perf_counter()
+        session.run(batches[runs % len(batches)])
+        runs += 1
+        if not counters:
+            spent += sum(map(read_number, meters)) * (time.perf_counter() - started)
+    for path, span, count in before:
+        spent += (read_number(path) - count) % span
+    settings["energy_sensors"] = [path for path, _ in counters] or meters
+    return {"energy_uj": round(spent), "energy_runs": runs}
+
+
+def find_sensors() -> tuple[list[tuple[str, int]], list[str]]:
+    """Counters of energy (RAPL's packages) with the number at which each starts again, else meters of power (INA)."""
+    counters = []
+    for zone in sorted(glob.glob(os.path.join(POWERCAP, "intel-rapl:*"))):
+        span = read_number(os.path.join(zone, "max_energy_range_uj")) + 1
+        path = os.path.join(zone, "energy_uj")
+        if read_text(os.path.join(zone, "name")).startswith("package") and read_text(path) and span > 1:
+            counters.append((path, span))
+    chips = [os.path.dirname(path) for path in sorted(glob.glob(os.path.join(HWMON, "hwmon*", "name")))]
+    chips = [chip for chip in chips if read_text(os.path.join(chip, "name")).startswith("ina")]
+    meters = [path for chip in chips for path in sorted(glob.glob(os.path.join(chip, "power*_input")))]
+    return counters, [] if counters else [path for path in meters if read_text(path)]
+
+
+def read_number(path: str) -> int:
+    text = read_text(path).strip()
+    return int(text) if text.isdigit() else 0
+
+
 def read_peak_bytes() -> int:
     # ru_maxrss is the second choice: on Linux it starts at the size of the parent that forked us.
     for line in read_text("/proc/self/status").splitlines():
@@ -542,8 +662,12 @@ def read_facts(job: Job) -> dict[str, Any]:
     ort = sys.modules.get("onnxruntime")
     broken = find_broken() if job["kind"] == "probe" else {}
     providers = list(ort.get_available_providers()) if ort else []
-    if importlib.util.find_spec("openvino") and not broken:
-        providers.append(OPENVINO)
+    beside = {OPENVINO: "openvino", **(PLUGINS if ort else {})}
+    providers += [
+        name
+        for name, package in beside.items()
+        if importlib.util.find_spec(package) and name not in broken and name not in providers
+    ]
     facts = {
         "machine": platform.machine(),
         "system": f"{platform.system()} {platform.release()}",
@@ -596,13 +720,16 @@ def read_versions(distributions: list[str]) -> dict[str, str]:
 
 
 def find_broken() -> dict[str, str]:
-    """Runtimes that are installed and cannot be imported, with the reason."""
-    if importlib.util.find_spec("openvino"):
+    """Runtimes and providers that are installed and cannot be loaded, with the reason."""
+    probes: dict[str, Callable[[], Any]] = {OPENVINO: import_openvino} if importlib.util.find_spec("openvino") else {}
+    probes.update({name: functools.partial(find_devices, import_onnxruntime(), name) for name in PLUGINS})
+    broken = {}
+    for name, load in probes.items():
         try:
-            import_openvino()
+            load()
         except RefusedError as refusal:
-            return {OPENVINO: str(refusal)}
-    return {}
+            broken[name] = str(refusal)
+    return broken
 
 
 def read_cuda(ort: Any) -> dict[str, Any]:
@@ -649,7 +776,7 @@ def read_text(path: str) -> str:
 
 # ---- entry -----------------------------------------------------------------------------------------
 
-JOBS = {"probe": probe, "infer": infer, "bench": bench, "memory": memory}
+JOBS = {"probe": probe, "infer": infer, "bench": bench, "memory": memory, "profile": profile}
 _lines = sys.stdout
 
 

@@ -221,6 +221,7 @@ def plan_job(manifest: dict[str, Any], folder: Path, threads: int, *ways: dict[s
                 "session_config": {},
                 "optimization": way["optimization"],
                 "threads": threads,
+                "arena": True,
                 "allow_fallback": False,
             }
             for way in ways

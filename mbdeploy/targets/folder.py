@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mbdeploy.errors import ModelError, OutputError
+from mbdeploy.preflight.external import copy_plain
 from mbdeploy.targets.job import Job, Session
 
 _AGENT = Path(__file__).with_name("agent.py")
@@ -27,9 +28,10 @@ def making(job: Job, *, emulated: bool, distributions: Sequence[str]) -> Iterato
     """Make a fresh folder with everything the agent reads, and remove it afterwards.
 
     Rules: 1. a model lies in ``mK/model.onnx``, its companions beside it under their own relative
-    names; names of the user's files appear nowhere. 2. Files are hard links where the system allows
-    them, else copies. 3. The folder is locked while it is in use; folders of processes that were
-    killed are removed by the next job.
+    names; names of the user's files appear nowhere. 2. Models are hard links where the system allows
+    them, else copies; external data are copies, for ONNX Runtime reads whatever lies under their name.
+    3. The folder is locked while it is in use; folders of processes that were killed are removed by the
+    next job.
 
     Raises:
         ModelError: a companion that would lie outside the model's folder, or is missing.
@@ -87,6 +89,7 @@ def _fill(place: Path, job: Job, emulated: bool, distributions: Sequence[str]) -
                 "session_config": session.session_config,
                 "optimization": session.optimization,
                 "threads": session.threads,
+                "arena": session.arena,
                 "allow_fallback": session.allow_fallback,
             }
             for session in job.sessions
@@ -108,8 +111,7 @@ def _place_model(folder: Path, session: Session) -> str:
                 found=repr(name),
                 todo="put the file there, or save the model with its weights inside",
             )
-        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-        _link(source, folder / relative)
+        copy_plain(source, folder / relative)
     return f"{folder.name}/model.onnx"
 
 

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Kind = Literal["probe", "infer", "bench", "memory"]
+Kind = Literal["probe", "infer", "bench", "memory", "profile"]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One model opened in one way. ``companions`` are files it needs beside it (external data), by relative path.
 
-    ``runtime`` is a row of the agent's table. With ``allow_fallback`` a session whose provider is not there runs on
-    ONNX Runtime's CPU provider, and its settings say so under "fallback".
+    ``runtime`` is a row of the agent's table. Without ``arena`` ONNX Runtime gives memory back to the system after
+    each use. With ``allow_fallback`` a session whose provider is not there runs on ONNX Runtime's CPU provider, and
+    its settings say so under "fallback".
     """
 
     model: Path
@@ -33,6 +34,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     session_config: dict[str, str] = {}
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     threads: int = 1
+    arena: bool = True
     allow_fallback: bool = False
 
 
@@ -43,7 +45,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     ``batch_size`` counts for a dynamic batch, a fixed one keeps its own. 3. ``bench`` runs the sessions
     by turns, one round after the other, until every session has ``min_rounds`` and ``min_duration_s``
     seconds, at most ``max_rounds``; ``warmup`` rounds before (None: until times are steady) do not
-    count. 4. ``memory`` takes one session. 5. All of it ends after ``wall_s`` seconds.
+    count. 4. ``memory`` takes one session. 5. ``profile`` runs as ``bench`` does, with each node timed. 6. All of
+    it ends after ``wall_s`` seconds.
     """
 
     kind: Kind
@@ -58,11 +61,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """What one session of a job gave: outputs (``infer``), times (``bench``) or peaks (``memory``).
+    """What one session of a job gave: outputs (``infer``), times (``bench``, ``profile``) or peaks (``memory``).
 
     ``settings`` says how it was really opened. Lists of times hold one entry a round; entry i of every
     session of the job comes from the same round. ``copy_ns`` are copies to a device and back, apart from
-    ``wall_ns``; empty where the provider works in the host's memory.
+    ``wall_ns``; empty where the provider works in the host's memory. ``energy_uj`` is
+    what sensors counted over ``energy_runs`` runs, 0 without one. ``profile`` holds, for each node in the order of
+    execution, [name, operator, provider, type of its first input, shapes of its outputs, microseconds in each round].
     """
 
     settings: dict[str, Any] = {}
@@ -78,6 +83,9 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     base_bytes: int = 0
     loaded_bytes: int = 0
     peak_bytes: int = 0
+    energy_uj: int = 0
+    energy_runs: int = 0
+    profile: tuple[Any, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -107,10 +115,15 @@ class Target(Protocol):
 
 def refuse_emulated_times(target: Target, kind: Kind) -> None:
     """Raise UsageError if this kind of job measures and the target is emulated."""
-    if target.emulated and kind in ("bench", "memory"):
-        raise UsageError(
-            where=target.name,
-            expected="a target with a real CPU for latency and memory",
-            found="an emulated one, on which times do not exist",
-            todo="use it with verify or evaluate, and measure on the machine itself",
-        )
+    if target.emulated and kind in ("bench", "memory", "profile"):
+        raise refuse_times(target.name, "an emulated one")
+
+
+def refuse_times(where: str, found: str) -> UsageError:
+    """The error for latency or memory of what is no real device."""
+    return UsageError(
+        where=where,
+        expected="a target with a real CPU or device for latency and memory",
+        found=f"{found}, on which times do not exist",
+        todo="use it with verify or evaluate, and measure on the machine itself",
+    )

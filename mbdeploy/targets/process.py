@@ -16,12 +16,15 @@ from mbdeploy.isolate import Progress, Verdict, describe_ended, ignore_progress,
 from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
-from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times
+from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times, refuse_times
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
 from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
 #: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+#: Stands for the job's folder in a command.
+FOLDER = "{folder}"
 
 _EMULATION_SLOWDOWN = 10
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -31,12 +34,14 @@ _LOG_PREFIX = re.compile(r"^\S+ \S+ \[[VIWEF]:onnxruntime[^]]*\] ")
 class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A target whose agent is ``command`` followed by the agent's file: this Python, or an emulator before it.
 
-    ``emulator`` is the name of the emulated CPU, None where the CPU is real.
+    ``emulator`` is the name of the emulated CPU, None where the CPU is real. Without ``measured`` the command only
+    starts the agent elsewhere, so that limits on its own memory would say nothing.
     """
 
     name: str
     command: tuple[str, ...]
     emulator: str | None = None
+    measured: bool = True
 
     @property
     def emulated(self) -> bool:
@@ -78,11 +83,11 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         if self.emulated:
             # An emulator reserves the whole address space of the other CPU, and takes its time.
             limits = Limits(wall_s=job.wall_s * _EMULATION_SLOWDOWN, memory_bytes=None)
-        elif not all(limits_memory(session.provider) for session in job.sessions):
+        elif not self.measured or not all(limits_memory(session.provider) for session in job.sessions):
             limits = Limits(wall_s=job.wall_s, memory_bytes=None)
         try:
             return watch_process(
-                [*self.command, "agent.py", "."],
+                [*(word.replace(FOLDER, str(place)) for word in self.command), "agent.py", "."],
                 limits=limits,
                 on_line=lambda line: take_message(line, said, on_progress),
                 environment={**child_environment(), **ENVIRONMENT},
@@ -111,6 +116,8 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
                 found=told["cause"],
                 todo="correct what --provider-option says",
             )
+        if told.get("refused") == "simulated" and session:
+            return refuse_times(self.name, f"a simulator ({told['cause']})")
         verdict, detail = judge_ended(ended, told.get("cause", "")), told.get("cause", "")
         if ended.returncode == 0:
             verdict, detail = Verdict.TRANSPORT, "the agent ended well but left no result"

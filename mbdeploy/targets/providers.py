@@ -17,7 +17,10 @@ class ProviderRow(msgspec.Struct, frozen=True):
     so that the float file is the one to deploy. ``options`` are set on every
     session unless the user says otherwise: they make float be float32, and nothing else. ``machine`` is the
     architecture that the word stands for (empty: any). ``limits_memory`` is False where the driver reserves more
-    address space than any limit on it could allow. ``runtime`` is a row of the agent's table.
+    address space than any limit on it could allow. ``runtime`` is a row of the agent's table. ``beside`` says that its
+    wheel lives beside plain onnxruntime and does not replace it, ``compiles`` that it makes integer kernels of Q/DQ
+    whatever the level of graph optimisation, so that it has no exact mode. On an architecture that is
+    ``simulated_on`` it only simulates its device.
     """
 
     ep: str
@@ -28,6 +31,9 @@ class ProviderRow(msgspec.Struct, frozen=True):
     machine: str = ""
     limits_memory: bool = True
     runtime: str = "onnxruntime"
+    beside: bool = False
+    compiles: bool = False
+    simulated_on: str = ""
 
 
 # OpenVINO computes float in bfloat16 where the CPU has it (AMX); one stream, and no thread tied to a core, as in ORT.
@@ -43,7 +49,15 @@ _CUDA = {"use_tf32": "0"}
 PROVIDERS: Mapping[str, ProviderRow] = {
     "cpu": ProviderRow("CPUExecutionProvider", "onnxruntime"),
     "arm": ProviderRow("CPUExecutionProvider", "onnxruntime", "an aarch64 CPU", machine="aarch64"),
-    "openvino": ProviderRow("OpenVINO", "openvino", "an x86-64 or ARM CPU", options=_OPENVINO, runtime="openvino"),
+    "openvino": ProviderRow(
+        "OpenVINO",
+        "openvino",
+        "an x86-64 or ARM CPU",
+        options=_OPENVINO,
+        runtime="openvino",
+        beside=True,
+        compiles=True,
+    ),
     "cuda": ProviderRow(
         "CUDAExecutionProvider", "onnxruntime-gpu", "an NVIDIA GPU", recipe="", options=_CUDA, limits_memory=False
     ),
@@ -53,10 +67,22 @@ PROVIDERS: Mapping[str, ProviderRow] = {
         "an NVIDIA GPU and TensorRT",
         recipe="s8s8-symmetric",
         limits_memory=False,
+        compiles=True,
     ),
-    "openvino-ep": ProviderRow("OpenVINOExecutionProvider", "onnxruntime-openvino", "an Intel CPU, GPU or NPU"),
-    "qnn": ProviderRow("QNNExecutionProvider", "onnxruntime-qnn", "a Qualcomm NPU, or its simulator"),
-    "coreml": ProviderRow("CoreMLExecutionProvider", "onnxruntime", "macOS", recipe=""),
+    "openvino-ep": ProviderRow(
+        "OpenVINOExecutionProvider", "onnxruntime-openvino", "an Intel CPU, GPU or NPU", compiles=True
+    ),
+    "qnn": ProviderRow(
+        "QNNExecutionProvider",
+        "onnxruntime-qnn",
+        "a Qualcomm NPU, or its simulator on x86-64",
+        options={"backend_type": "htp"},
+        limits_memory=False,
+        beside=True,
+        compiles=True,
+        simulated_on="x86_64",
+    ),
+    "coreml": ProviderRow("CoreMLExecutionProvider", "onnxruntime", "macOS", recipe="", compiles=True),
     "xnnpack": ProviderRow("XnnpackExecutionProvider", "", "a build of ONNX Runtime with --use_xnnpack"),
 }
 _NVIDIA = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider"})
@@ -112,13 +138,19 @@ def limits_memory(ep: str) -> bool:
     return row is None or row.limits_memory
 
 
+def compiles(ep: str) -> bool:
+    """Whether this provider makes integer kernels of Q/DQ at every level of graph optimisation."""
+    row = find_row(ep)
+    return row is not None and row.compiles
+
+
 def explain_absence(ep: str, facts: Mapping[str, Any], cause: str) -> tuple[str, str]:
     """Why ``ep`` is not there, from the agent's facts and its cause, and what to do: (found, todo)."""
     row = find_row(ep)
     broken = facts.get("broken", {}).get(ep)
     if broken:
         return broken, f"reinstall {row.wheel}" if row else "reinstall it"
-    if ep not in facts["providers"] and row is not None and row.runtime != "onnxruntime":
+    if ep not in facts["providers"] and row is not None and row.beside:
         return f"no package {row.wheel}", f"`pip install {row.wheel}`, beside onnxruntime"
     if ep not in facts["providers"]:
         conflict = find_conflict(facts["versions"])
@@ -135,7 +167,7 @@ def explain_absence(ep: str, facts: Mapping[str, Any], cause: str) -> tuple[str,
 
 def find_conflict(versions: Mapping[str, str]) -> tuple[str, str] | None:
     """Two wheels of ONNX Runtime in one place, where each overwrites the other's files: (found, todo)."""
-    found = [name for name in list_wheels() if name.startswith("onnxruntime") and name in versions]
+    found = [name for name in list_carriers() if name in versions]
     if len(found) < 2:
         return None
     return (
@@ -149,7 +181,7 @@ def list_absent(facts: Mapping[str, Any]) -> dict[str, str]:
     absent = {}
     for name, row in PROVIDERS.items():
         if row.machine and facts["machine"] not in (row.machine, "arm64"):
-            absent[name] = f"this machine is {facts['machine']}"
+            absent[name] = f"this machine is {facts['machine']}; emulated ones: `mbdeploy targets list`"
             continue
         found, todo = explain_absence(row.ep, facts, "")
         if found:
@@ -160,6 +192,11 @@ def list_absent(facts: Mapping[str, Any]) -> dict[str, str]:
 def list_wheels() -> tuple[str, ...]:
     """The distributions that may carry a runtime."""
     return tuple(dict.fromkeys(row.wheel for row in PROVIDERS.values() if row.wheel))
+
+
+def list_carriers() -> tuple[str, ...]:
+    """The distributions that are an ONNX Runtime each, so that only one of them may be installed."""
+    return tuple(dict.fromkeys(row.wheel for row in PROVIDERS.values() if row.wheel and not row.beside))
 
 
 def _list_missing(facts: Mapping[str, Any]) -> list[str]:
@@ -179,7 +216,7 @@ def _list_missing(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _carriers(facts: Mapping[str, Any]) -> list[str]:
-    return [name for name in list_wheels() if name.startswith("onnxruntime") and name in facts["versions"]]
+    return [name for name in list_carriers() if name in facts["versions"]]
 
 
 def _advise_wheel(row: ProviderRow | None) -> str:

@@ -16,6 +16,7 @@ from mbdeploy.targets.providers import PROVIDERS, Provider, ProviderRow
 TARGETS = {
     "local": "mbdeploy.targets.local:open_local",
     "qemu": "mbdeploy.targets.qemu:open_qemu",
+    "docker": "mbdeploy.targets.docker:open_docker",
     "ssh": "mbdeploy.targets.ssh:open_ssh",
 }
 _GROUP = "mbdeploy.targets"
@@ -26,7 +27,7 @@ def open_target(provider: Provider) -> Target:
 
     Rules: 1. our own table first, then entry points of the group ``mbdeploy.targets``. 2. A provider
     word that stands for an architecture (``arm``) is not answered by another one. 3. Without an @ it is
-    this machine if that is one, else its emulation.
+    this machine if that is one, else its emulation. 4. What simulates a device here is emulated.
 
     Raises:
         UsageError: no such target, or an argument it does not know.
@@ -46,6 +47,8 @@ def open_target(provider: Provider) -> Target:
         )
     module, _, function = place.partition(":")
     opened = getattr(importlib.import_module(module), function)(argument)
+    if row is not None and row.simulated_on == _machine() and name == "local":
+        opened = msgspec.structs.replace(opened, emulator=f"{row.ep}, simulated")
     if row is not None and row.machine and name == "ssh":  # only the board can say what it is
         opened = msgspec.structs.replace(opened, machine=row.machine)
     target: Target = opened

@@ -80,7 +80,7 @@ def test_json_says_the_same() -> None:
 def test_extras_are_those_of_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {
-        name: {line.partition("=")[0].rstrip("><~!") for line in lines}
+        name: {line.partition(";")[0].partition("=")[0].rstrip("><~!") for line in lines}
         for name, lines in project["optional-dependencies"].items()
         if name != "dev"
     }

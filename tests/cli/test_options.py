@@ -25,14 +25,20 @@ CALLS = {
     "audit": ("mbdeploy.stages.audit:audit", set()),
     "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
-    "evaluate": ("mbdeploy.stages.evaluate:evaluate", set()),
+    "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
+    "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
     "bundle": ("mbdeploy.stages.bundle:bundle", set()),
+    "verify-artifacts": ("mbdeploy.provenance.checking:verify_artifacts", set()),
 }
 NOT_TYPED = {"on_progress", "limits"}
 #: Commands that save the function's result themselves: --output is theirs alone.
 SAVERS = {"verify", "bench", "evaluate"}
 #: Options that choose another function than the command's own.
-CHOOSERS = {"bench": {"instructions"}, "quantize": {"precision"}, "verify": {"matrix", "reduce_to"}}
+CHOOSERS = {
+    "bench": {"instructions", "tune", "explain", "scenario", "preset", "target_qps", "target_latency"},
+    "quantize": {"precision", "workers", "cluster"},
+    "verify": {"matrix", "reduce_to"},
+}
 #: Defaults that the help page says in other words than Python does.
 SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants"}
 
@@ -70,7 +76,7 @@ def test_a_default_on_the_help_page_is_the_library_s(name: str) -> None:
         if said is False or said is None:
             assert real in (None, (), inspect.Parameter.empty), f"{option.name}: {real}"
         elif name != "run" or real is not None:  # a card's word comes first there
-            assert said == (real[0] if isinstance(real, tuple) else str(real)), option.name
+            assert said == str(real[0] if isinstance(real, tuple) else real), option.name
 
 
 @pytest.mark.parametrize("name", CALLS)

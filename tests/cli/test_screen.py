@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mbdeploy.cli.screen import Screen, has_color
+from mbdeploy import artifact
+from mbdeploy.cli.screen import Screen, describe_pace, has_color
 from mbdeploy.isolate import ignore_progress
 
 
@@ -59,3 +60,27 @@ def test_color_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert not has_color()
+
+
+@pytest.mark.parametrize(
+    ("done", "left", "seconds", "said"),
+    [
+        (0, 128, 0.0, ""),
+        (0, 128, 75.4, "1:15 so far"),
+        (25, 103, 2.0, "12.5/s, 0:08 left"),
+        (2, 3, 9.0, "4.5 s each, 0:14 left"),
+        (1, 3600, 1.5, "1.5 s each, 1:30:00 left"),
+        (128, 0, 10.0, "12.8/s, 0:10 so far"),
+    ],
+)
+def test_progress_says_how_fast_it_goes_and_how_long_it_will_take(
+    done: int, left: int, seconds: float, said: str
+) -> None:
+    assert describe_pace(done, left, seconds) == said
+
+
+def test_a_result_saved_into_a_folder_s_results_is_vouched_for_and_another_is_not(tmp_path: Path) -> None:
+    for folder, vouched in (("results", True), ("elsewhere", False)):
+        path = tmp_path / folder / "evaluation.json"
+        Screen().save(path, {"data": "photos"})
+        assert (artifact.read_sidecar(path) is not None) is vouched

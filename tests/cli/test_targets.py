@@ -52,7 +52,7 @@ def test_every_target_is_listed_with_what_it_needs() -> None:
     result = run("targets", "list", "--format", "json")
     assert result.exit_code == EXIT_OK and result.stderr == ""
     rows = {row["provider"]: row for row in json.loads(result.stdout)["targets"]}
-    assert {"cpu@local", "cpu@qemu:x86_64", *(f"arm@qemu:{cpu}" for cpu in CPUS)} == set(rows)
+    assert {"cpu@local", "cpu@qemu:x86_64", *(f"arm@qemu:{cpu}" for cpu in CPUS), "arm@docker"} == set(rows)
     assert rows["cpu@local"] == {"provider": "cpu@local", "emulated": False, "needs": ""}
     assert rows["arm@qemu:max"]["emulated"] is True
     assert "mbdeploy targets setup qemu" in rows["arm@qemu:max"]["needs"]

@@ -256,6 +256,7 @@ def test_it_is_right_whatever_stands_around_it(make_graph, run_graph, draw_image
     assert left == len(record.float_nodes)
     assert left == floats or recipe == "s8s8-symmetric"
     assert all(reason for reason in record.float_nodes.values())
+    assert len(record.gates) == sum(item.op_type in ("Clip", "Identity") for item in int8.graph.node)
     wanted, exact = run_graph(model, images, exact=True)[0], run_graph(int8, images, exact=True)[0]
     step = (wanted.max() - wanted.min()) / 255
     assert 10 * np.log10((wanted**2).sum() / ((wanted - exact) ** 2).sum()) > 25

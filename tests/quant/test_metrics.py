@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mbdeploy.quant import metrics as module
-from mbdeploy.quant.metrics import check, compare_outputs, finish_sums, merge_sums, sum_outputs
+from mbdeploy.quant.metrics import (
+    check,
+    compare_outputs,
+    finish_sums,
+    merge_sums,
+    refuse_metrics,
+    sum_errors,
+    sum_outputs,
+)
 from mbdeploy.results import Metrics
 
 ARRAYS = hnp.arrays(
@@ -161,6 +169,43 @@ def test_gates_hold_when_assertions_are_switched_off() -> None:
         "raise SystemExit(0 if bad.degenerate and gate.passed is False else 1)"
     )
     assert subprocess.run([sys.executable, "-O", "-c", program], check=False).returncode == 0
+
+
+def test_a_single_number_is_compared_and_no_constant() -> None:
+    assert compare_outputs([[2.0]], [[2.0]]).degenerate is None
+    assert compare_outputs([[0.0]], [[1.0]]).sqnr_db == -math.inf
+
+
+def test_parts_that_are_constant_each_are_no_constant_together() -> None:
+    low, high = np.full((2, 3), 1.0), np.full((2, 3), 2.0)
+    for first, second in ((low, high), (high, low)):
+        merged = finish_sums(merge_sums(sum_outputs(first, first), sum_outputs(second, second)))
+        assert merged.degenerate is None and merged.sqnr_db == math.inf
+    assert "every value is 1" in str(finish_sums(merge_sums(*[sum_outputs(low, low)] * 2)).degenerate)
+
+
+@pytest.mark.parametrize("output", [[[1e154, 1.0]], [[1.0, 0.5]]])
+def test_sums_that_overflow_only_together_are_not_believed(output: list[list[float]]) -> None:
+    assert "overflow" in str(compare_outputs([[1.2e154, 0.0]], output).degenerate)
+
+
+def test_a_cosine_lies_between_its_ends_though_roots_are_rounded() -> None:
+    for seed in range(300):
+        values = np.random.default_rng(seed).normal(size=(1, 7))
+        assert compare_outputs(values, 3 * values).cosine <= 1
+        assert compare_outputs(values, -3 * values).cosine >= -1
+
+
+def test_what_does_not_exist_counts_nothing_and_says_why() -> None:
+    for found in (refuse_metrics("lost"), compare_outputs([1.0], [1.0, 2.0])):
+        assert (found.images, found.elements) == (0, 0)
+        assert found.degenerate and math.isnan(found.max_abs)
+        assert (found.top1_agreement, found.max_lsb) == (None, None)
+
+
+def test_the_error_of_each_image_is_the_sum_of_its_squares() -> None:
+    found = sum_errors(np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), np.array([[1.0, 0.0], [2.0, 1.0]], np.float16))
+    assert found.tolist() == [4.0, 10.0]
 
 
 def assert_close(found: Metrics, expected: Metrics) -> None:

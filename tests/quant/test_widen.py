@@ -253,6 +253,6 @@ def test_two_layers_that_read_an_image_share_its_fourth_channel(
     model, images = make_graph(nodes, IMAGE), draw_images(6)
     int8, record = quantize_here(model, images, recipe="portable")
     assert record.widened == {"c": (3, 4), "d": (3, 4)}
-    assert [item.op_type for item in int8.graph.node].count("Pad") == 1
+    assert [item.input[0] for item in int8.graph.node if item.op_type == "Pad"] == ["image"]  # QNN pads no bytes
     wanted, found = run_graph(model, images)[0], run_graph(int8, images)[0]
     assert np.abs(wanted - found).max() < 0.03 * np.abs(wanted).max()

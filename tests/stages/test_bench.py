@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
-from mbdeploy.derive import judge_run
+from mbdeploy.derive import compare_series, is_decided, judge_run
 from mbdeploy.errors import DataError, StepError, UnavailableError, UsageError
-from mbdeploy.results import BenchRun, decode_result, encode_result
-from mbdeploy.stages.bench import bench, plan
+from mbdeploy.results import BenchRun, Series, decode_result, encode_result
+from mbdeploy.stages.bench import bench as spread_bench
+from mbdeploy.stages.bench import plan
 from mbdeploy.targets import Session
 from mbdeploy.targets.fake import FakeTarget
 
 Write = Callable[..., Path]
 Plug = Callable[[str, FakeTarget], str]
+#: In tests nothing needs to cool down.
+bench = partial(spread_bench, cool_down=0)
 
 
 def answer_mean(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
@@ -37,6 +42,8 @@ def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, 
         warmup=3,
         min_duration=0,
         min_pairs=12,
+        processes=2,
+        max_duration=0,
         session_config={"session.intra_op.allow_spinning": "0"},
         on_progress=lambda *step: seen.append(step[0]),
     )
@@ -45,7 +52,10 @@ def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, 
     assert (run.threads, run.batch_size, run.warmup, run.inputs) == (1, 2, 3, str(mean_golden))
     for series in (*run.series, run.control):
         assert len(series.wall_ns) == len(series.cpu_ns) == 12
-        assert len(series.warmup_ns) == 3
+        assert series.process == (0,) * 6 + (1,) * 6
+        assert len(series.warmup_ns) == 2 * 3
+        assert (series.load_ns, series.first_ns) == (series.loads_ns[0], series.firsts_ns[0])
+        assert len(series.loads_ns) == len(series.firsts_ns) == 2
         assert min(*series.wall_ns, series.load_ns, series.first_ns) > 0
         assert 0 < series.base_bytes <= series.loaded_bytes <= series.peak_bytes
         assert series.placement.nodes.keys() == {"CPUExecutionProvider"}
@@ -60,7 +70,8 @@ def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, 
 def test_several_threads_are_timed_by_the_process_and_do_not_spin_into_the_next_turn(
     write_mean_model: Write, mean_golden: Path
 ) -> None:
-    (run,) = bench([write_mean_model()], inputs=mean_golden, threads=2, warmup=0, min_duration=0, min_pairs=2)
+    model, options = write_mean_model(), {"warmup": 0, "min_duration": 0, "min_pairs": 2, "processes": 1}
+    (run,) = bench([model], inputs=mean_golden, threads=2, **options)
     session = run.series[0].session
     assert (session["threads"], session["cpu_clock"]) == (2, "process")
     assert session["session_config"]["session.force_spinning_stop"] == "1"
@@ -87,6 +98,70 @@ def test_a_machine_that_drifts_between_turns_gives_no_verdict(
     (run,) = bench([write_mean_model(), write_mean_model("int8.onnx")], inputs=mean_golden, providers=[word])
     control, gate = judge_run(run)
     assert control.passed is False and gate.passed is None
+
+
+class Moody:
+    """Times of a machine on which every process has a speed of its own for the second model."""
+
+    def __init__(self, *factors: float) -> None:
+        self.factors, self.started = factors, 0
+
+    def __call__(self, index: int, session: Session, number: int) -> int:
+        if index == 0 and number == 0:
+            self.started += 1
+        factor = self.factors[min(self.started, len(self.factors)) - 1] if index == 1 else 1.0
+        return round(1_000_000 * factor)
+
+
+def test_processes_follow_until_the_intervals_are_narrower_than_the_tolerance(
+    write_mean_model: Write, mean_golden: Path, plug_fake: Plug
+) -> None:
+    times = Moody(0.97, 1.03, *[1.0] * 100)
+    word = plug_fake("moody", FakeTarget(answer=answer_mean, time_ns=times))
+    models = [write_mean_model(), write_mean_model("int8.onnx")]
+    (run,) = bench(models, inputs=mean_golden, providers=[word], warmup=0)
+    taken = max(run.series[0].process) + 1
+    assert 5 < taken < 12
+    ratio = compare_series(run, 1)
+    assert ratio.high - ratio.low <= 0.05 * ratio.value
+    fewer = msgspec.structs.replace(
+        run, series=tuple(_cut(series, taken - 1) for series in run.series), control=_cut(run.control, taken - 1)
+    )
+    assert not is_decided(fewer)
+
+
+def _cut(series: Series, processes: int) -> Series:
+    n = sum(number < processes for number in series.process)
+    return msgspec.structs.replace(
+        series, wall_ns=series.wall_ns[:n], cpu_ns=series.cpu_ns[:n], process=series.process[:n]
+    )
+
+
+def test_a_run_that_stays_unsteady_ends_with_its_time_and_gives_no_verdict(
+    write_mean_model: Write, mean_golden: Path, plug_fake: Plug
+) -> None:
+    word = plug_fake("wild", FakeTarget(answer=answer_mean, time_ns=Moody(0.5, 1.0, 1.5, 2.0, 2.5)))
+    models = [write_mean_model(), write_mean_model("int8.onnx")]
+    (run,) = bench(models, inputs=mean_golden, providers=[word], max_duration=0)
+    assert set(run.series[0].process) == {0, 1, 2, 3, 4}
+    control, gate = judge_run(run)
+    assert control.passed is True and gate.passed is None and "wider than the tolerance" in gate.note
+
+
+def test_one_process_stays_one_however_wide_its_interval(
+    write_mean_model: Write, mean_golden: Path, plug_fake: Plug
+) -> None:
+    word = plug_fake("clockwork", FakeTarget(answer=answer_mean))
+    (run,) = bench([write_mean_model()], inputs=mean_golden, providers=[word], processes=1, min_pairs=2)
+    assert (run.series[0].process, run.processes) == ((0, 0), 1)
+
+
+def test_every_number_of_threads_and_every_batch_size_is_a_run_of_its_own(
+    write_mean_model: Write, mean_golden: Path, plug_fake: Plug
+) -> None:
+    word = plug_fake("clockwork", FakeTarget(answer=answer_mean))
+    runs = bench([write_mean_model()], inputs=mean_golden, providers=[word], threads=(1, 2), batch_size=(1, 8, 1))
+    assert [(run.batch_size, run.threads) for run in runs] == [(1, 1), (1, 2), (8, 1), (8, 2)]
 
 
 def test_every_provider_is_a_run_of_its_own(write_mean_model: Write, mean_golden: Path, plug_fake: Plug) -> None:
@@ -142,13 +217,24 @@ def test_images_come_from_golden_beside_the_model_or_from_data_with_preprocessin
 
 @pytest.mark.parametrize(
     "options",
-    [{"batch_size": 0}, {"min_duration": -1}, {"min_duration": float("nan")}, {"min_pairs": 0}, {"warmup": -1}],
+    [
+        {"batch_size": 0},
+        {"threads": (1, 0)},
+        {"threads": ()},
+        {"min_duration": -1},
+        {"min_duration": float("nan")},
+        {"max_duration": -1},
+        {"min_pairs": 0},
+        {"processes": 0},
+        {"cool_down": -1},
+        {"warmup": -1},
+    ],
 )
 def test_numbers_that_make_no_run_are_refused(
     options: dict[str, float], write_mean_model: Write, mean_golden: Path
 ) -> None:
     with pytest.raises(UsageError, match="or more"):
-        bench([write_mean_model()], inputs=mean_golden, **options)  # type: ignore[arg-type]
+        spread_bench([write_mean_model()], inputs=mean_golden, **options)  # type: ignore[arg-type]
 
 
 def test_cuda_without_cuda_gives_no_time_at_all(write_mean_model: Write, mean_golden: Path) -> None:
@@ -182,5 +268,7 @@ def test_the_freshness_key_follows_files_and_options(
     key = plan([model]).key
     assert plan([model], inputs=mean_golden).key == key
     assert plan([model], threads=2).key != key
+    assert plan([model], threads=(1,)).key == key
+    assert plan([model], processes=1).key != key
     assert plan([model], inputs=photo_folder).key != key
     assert plan([model, write_mean_model("int8.onnx")]).key != key

@@ -19,6 +19,8 @@ from mbdeploy.records import CalibrateRecord
 from mbdeploy.stages.calibrate import calibrate
 from mbdeploy.stages.quantize import quantize
 
+pytestmark = pytest.mark.usefixtures("without_children")
+
 
 @pytest.fixture
 def images(tmp_path: Path) -> str:
@@ -232,3 +234,26 @@ def test_the_sidecar_vouches_for_the_calibration(calibrated: tuple[Path, Calibra
     assert sidecar is not None and sidecar.sha256 == artifact.digest_file(folder / "calibration.npz")
     assert record.adequacy is not None and record.adequacy.images == 24
     assert [Path(file).name for file in record.files] == ["calibration.npz", "ranges.json"]
+
+
+def test_workers_share_the_shards_and_give_the_same_bytes(
+    conv_model_file: Path, images: str, tmp_path: Path, calibrated: tuple[Path, CalibrateRecord]
+) -> None:
+    folder, record = calibrated
+    steps: list[int] = []
+    given = {"calibration": images, "preprocess": "raw", "shards": 3}
+    shared = calibrate(
+        conv_model_file,
+        output=tmp_path / "shared",
+        workers=2,
+        on_progress=lambda what, done, _: steps.append(done) if "workers" in what else None,
+        **given,  # type: ignore[arg-type]
+    )
+    for name in ("calibration.npz", "ranges.json"):
+        assert (tmp_path / "shared" / name).read_bytes() == (folder / name).read_bytes()
+    assert shared.adequacy == record.adequacy
+    assert steps == [0, 1, 2, 3]
+    again = calibrate(conv_model_file, output=tmp_path / "shared", **given)  # type: ignore[arg-type]
+    assert set(again.shards.values()) == {True}
+    with pytest.raises(UsageError, match="leave out --shard"):
+        calibrate(conv_model_file, output=tmp_path / "x", calibration=images, workers=2, shards=2, shard=1)

@@ -198,3 +198,59 @@ def test_a_model_that_fell_back_is_labelled_in_the_report_and_its_table(
     report = evaluate([write_mean_model()], data=labelled, provider=word, allow_fallback=True)
     assert report.models[0].provider == f"{word} (fell back to cpu)"
     assert tabulate_accuracy(derive_accuracy(report))[0].rows[0][:2] == ("fp32", f"{word} (fell back to cpu)")
+
+
+@pytest.mark.parametrize(("workers", "shard_size"), [(1, 32), (2, 64), (2, 96)])
+def test_workers_give_the_report_of_one_process_to_the_last_bit_whatever_the_shards(
+    write_mean_model: Write, tmp_path: Path, workers: int, shard_size: int
+) -> None:
+    data, models = write_many(tmp_path), [write_mean_model(), write_mean_model("q.onnx", quantized=True)]
+    whole = evaluate(models, data=data)
+    steps: list[tuple[str, int, int]] = []
+    shared = evaluate(
+        models,
+        data=data,
+        workers=workers,
+        shard_size=shard_size,
+        store=tmp_path / "store",
+        on_progress=lambda *step: steps.append(step),
+    )
+    assert encode_result(shared) == encode_result(whole)
+    assert {(title, of) for title, _, of in steps} == {
+        (f"evaluate on cpu ({workers} worker{'s' * (workers > 1)})", 150)
+    }
+    assert [done for _, done, _ in steps] == sorted(done for _, done, _ in steps)
+    assert steps[-1][1] == 150
+    steps.clear()
+    again = evaluate(
+        models,
+        data=data,
+        workers=2,
+        shard_size=shard_size,
+        store=tmp_path / "store",
+        on_progress=lambda *step: steps.append(step),
+    )
+    assert encode_result(again) == encode_result(whole)
+    assert [done for _, done, _ in steps] == [150]  # all of it was there
+
+
+def test_a_shard_is_whole_blocks(write_mean_model: Write, tmp_path: Path) -> None:
+    from mbdeploy.stages.evaluate_parts import choose_shard_size
+
+    assert [choose_shard_size(images, None) for images in (1, 1000, 4000, 50_000)] == [64, 64, 256, 512]
+    with pytest.raises(UsageError, match="--shard-size 32"):
+        evaluate([write_mean_model()], data=write_many(tmp_path), workers=1, shard_size=20, store=tmp_path / "store")
+
+
+def test_images_that_never_vary_are_refused_by_workers_too(write_mean_model: Write, tmp_path: Path) -> None:
+    np.savez(tmp_path / "grey.npz", inputs=np.ones((3, 3, 4, 4), np.float32), labels=np.zeros(3, int))
+    with pytest.raises(DataError, match="the same value everywhere"):
+        evaluate([write_mean_model()], data=str(tmp_path / "grey.npz"), workers=1, store=tmp_path / "store")
+
+
+def write_many(folder: Path) -> str:
+    """150 images (3, 4, 4) with labels, from a seed: five blocks, the last of them not full."""
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(150, 3, 4, 4)).astype(np.float32)
+    np.savez(folder / "many.npz", inputs=images, labels=rng.integers(0, 3, 150))
+    return str(folder / "many.npz")

@@ -329,6 +329,7 @@ def test_weights_of_a_file_replace_the_cards(tmp_path: Path, card_file: Path, he
     assert (recorded["file"], recorded["sha256"]) == ("w.pth", artifact.digest_file(tmp_path / "w.pth"))
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_gives_the_same_as_its_network(
     tmp_path: Path, options: dict[str, Any], here: None
 ) -> None:

@@ -18,8 +18,10 @@ from onnx.reference import ReferenceEvaluator
 
 from mbdeploy.card import Budgets
 from mbdeploy.cli import program
+from mbdeploy.errors import StepError
 from mbdeploy.golden import Golden, write_golden
-from mbdeploy.stages.matrix import WAYS, verify_matrix
+from mbdeploy.stages.matrix import verify_matrix
+from mbdeploy.stages.matrix_runs import WAYS
 from mbdeploy.targets import Session
 from mbdeploy.targets.fake import FakeTarget
 from mbdeploy.tracing.cuts import quantize_only
@@ -71,6 +73,7 @@ def test_a_good_file_passes_in_every_way(build_chain: Build, tmp_path: Path, ima
     assert report.rows[-1].exact.sqnr_db == np.inf
 
 
+@pytest.mark.slow
 def test_a_node_that_this_runtime_executes_otherwise_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -109,6 +112,34 @@ def test_a_node_that_a_target_gets_wrong_is_named(
     assert [row.way for row in report.rows] == ["default", "x64quantprecision=1", "extended"]
     assert {(one.cause, one.node) for one in report.divergences} == {("runtime", node)}
     assert {one.before for one in report.divergences} == {np.inf}
+
+
+def test_a_session_that_is_refused_is_a_failing_cell_and_the_others_are_judged(
+    build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug
+) -> None:
+    def answer(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
+        if session.optimization == "extended":
+            raise StepError(where=session.model, expected="a model", found="CRASHED while loading", todo="look")
+        return ReferenceEvaluator(onnx.load(session.model)).run(None, {"x": inputs})
+
+    path = save(build_chain(), tmp_path / "q.onnx", images)
+    report = verify_matrix([path], providers=[plug_fake("moody", FakeTarget(answer=answer))], budgets=LOOSE)
+    assert {row.way: row.passed for row in report.rows} == {**dict.fromkeys(WAYS, True), "extended": False}
+    refused = next(row for row in report.rows if row.way == "extended")
+    assert refused.reference.degenerate == "CRASHED while loading"
+    [gate] = [gate for gate in report.checks if gate.passed is False]
+    assert (gate.subject, gate.note) == ("q on cpu@moody, extended", "CRASHED while loading")
+
+
+def test_a_file_that_is_refused_in_every_way_is_an_error(
+    build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug
+) -> None:
+    def answer(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
+        raise StepError(where=session.model, expected="a model", found="CRASHED while loading", todo="look")
+
+    path = save(build_chain(), tmp_path / "q.onnx", images)
+    with pytest.raises(StepError, match="CRASHED while loading"):
+        verify_matrix([path], providers=[plug_fake("grim", FakeTarget(answer=answer))], budgets=LOOSE)
 
 
 def test_a_float_node_that_a_target_gets_wrong_is_named(
@@ -159,16 +190,17 @@ def test_wrong_weights_are_no_node_s_fault(build_chain: Build, tmp_path: Path, i
     assert "weights, biases or ranges are at fault" in one.note
 
 
+@pytest.mark.slow
 def test_the_command_shows_cells_gates_and_where_it_begins(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
     path = save(build_chain(wrong_bias=2, channels=2), tmp_path / "q.onnx", np.repeat(images, 2, axis=1))
-    result = CliRunner().invoke(program, ["verify", str(path), "--matrix", "--reduce", str(tmp_path / "r")])
+    raw, words = tmp_path / "raw.json", ["verify", str(path), "--matrix", "--reduce", str(tmp_path / "r")]
+    result = CliRunner().invoke(program, [*words, "-o", str(raw)])
     assert result.exit_code == 1, result.output
     assert all(way in result.stdout for way in WAYS)
     assert "Conv conv2" in result.stdout and "Where it begins" in result.stdout
-    shown = CliRunner().invoke(program, ["verify", str(path), "--matrix", "--format", "json"])
-    assert json.loads(shown.stdout)["divergences"][0]["node"] == "conv2"
+    assert json.loads(raw.read_text())["divergences"][0]["node"] == "conv2"
     alone = CliRunner().invoke(program, ["verify", str(path), "--reduce", str(tmp_path / "r")])
     assert alone.exit_code == 2 and "--matrix" in alone.stderr
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mbdeploy.cli import program
 from mbdeploy.errors import UsageError
-from mbdeploy.isolate import Outcome, Verdict, ignore_progress
 from mbdeploy.mixing.report import MixReport
 from mbdeploy.results import decode_result
-from mbdeploy.stages import mix, mix_measure
+from mbdeploy.stages import mix_measure
 from mbdeploy.stages import quantize as quantize_stage
 from mbdeploy.stages.mix_page import render_search
 from mbdeploy.stages.mix_tables import tabulate_search
@@ -47,19 +45,10 @@ def take_time(index, session, number):
     return 1000 * sum_costs(session.model)
 
 
-def run_here(step, request, **keywords):
-    """A step without its child."""
-    module, _, function = step.partition(":")
-    value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), ignore_progress)
-    return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
-
-
 @pytest.fixture(autouse=True)
-def target(monkeypatch):
+def target(monkeypatch, without_children):
     sum_costs.cache_clear()  # names of scratch files come again
     monkeypatch.setattr(mix_measure, "open_target", lambda provider: FakeTarget(answer=answer, time_ns=take_time))
-    for stage in (mix, quantize_stage):
-        monkeypatch.setattr(stage, "run_step", run_here)
 
 
 @pytest.fixture

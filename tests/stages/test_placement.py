@@ -194,7 +194,7 @@ def test_a_benchmark_saves_its_rules_and_is_judged_by_them_when_it_is_shown(
 ) -> None:
     word = plug_fake("fake", FakeTarget(answer=lambda session, inputs: [inputs]))
     models = [write_mean_model(), write_mean_model("q.onnx", quantized=True)]
-    (run,) = bench(models, providers=[word], require_placement=["no float Fake", "cpu>=100%"])
+    (run,) = bench(models, providers=[word], require_placement=["no float Fake", "cpu>=100%"], cool_down=0)
     saved = decode_result(encode_result(run), BenchRun)
     assert saved == run and json.loads(encode_result(run))["require_placement"] == ["no float Fake", "cpu>=100%"]
     gates = [(gate.name, gate.subject, gate.passed) for gate in judge_placements(saved)]
@@ -217,7 +217,7 @@ def test_rows_that_fell_back_say_so_and_fail_a_rule_on_the_provider(
     assert {row.provider for row in report.rows} == {label}
     assert {check.subject for check in report.checks} == {f"q on {label}"}
     assert [check.name for check in report.checks if check.passed is False] == ["cuda>=50%"]
-    (run,) = bench(models, providers=[word], allow_fallback=True)
+    (run,) = bench(models, providers=[word], allow_fallback=True, cool_down=0)
     assert (run.provider, run.series[0].provider, run.control.provider) == (label, label, label)
     cause = "a fake with CPUExecutionProvider"
     assert {fact.fallback for fact in derive_parity(report)} == {cause}
@@ -229,7 +229,7 @@ def test_copies_to_a_device_are_shown_apart_and_the_wall_clock_decides_there(
     write_mean_model: Write, mean_golden: Path, plug_fake: Plug
 ) -> None:
     word = plug_fake("fake", FakeTarget(answer=lambda session, inputs: [inputs]))
-    (run,) = bench([write_mean_model()], providers=[word])
+    (run,) = bench([write_mean_model()], providers=[word], cool_down=0)
     assert choose_clock(run) == "cpu"
     series = msgspec.structs.replace(run.series[0], copy_ns=(2_000_000,) * 40, session={"device": "cuda"})
     run = msgspec.structs.replace(run, series=(series,))

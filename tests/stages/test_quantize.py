@@ -281,6 +281,13 @@ def test_the_table_says_where_channels_of_zeros_were_added_and_older_records_hav
     assert dict(tabulate_quantize(wide)[0].rows)["channels of zeros added"] == "3 layers: 3 -> 4, 72 -> 80"
 
 
+def test_the_table_says_that_gates_run_as_bytes(quantized):
+    _, record = quantized
+    assert record.gates == () and "hard sigmoids as bytes" not in dict(tabulate_quantize(record)[0].rows)
+    gated = msgspec.structs.replace(record, gates=("a_gate", "b_gate"))
+    assert dict(tabulate_quantize(gated)[0].rows)["hard sigmoids as bytes"] == "2; not for QNN (docs/providers.md)"
+
+
 def refuse(model, tmp_path, error, **options):
     output = tmp_path / "refused" / "int8.onnx"
     with pytest.raises(error) as caught:

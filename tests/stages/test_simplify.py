@@ -98,6 +98,7 @@ def list_operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
+@pytest.mark.slow
 def test_onnxsim_and_our_rewrites_leave_what_quantizes_and_the_batch_stays_dynamic(model: Path, tmp_path: Path) -> None:
     record = simplify(model, output=tmp_path / "simplified.onnx")
     assert (record.onnxsim, record.attempt, record.detail) == ("OK", "fixed batch", "")
@@ -163,6 +164,7 @@ def test_where_our_rewrites_are_wrong_too_the_input_is_kept(
     assert read_metadata(kept)["mbdeploy.stage"] == "simplified"
 
 
+@pytest.mark.slow
 def test_a_static_batch_stays_and_the_same_input_gives_the_same_bytes(tmp_path: Path, onnxsim: Any) -> None:
     onnxsim("keep")
     model = write_model(tmp_path / "fp32.onnx", batch=2, **{"mbdeploy.card": "net", "author": "me"})

@@ -72,6 +72,8 @@ def test_external_data_is_found_in_weights_attributes_and_branches(tmp_path: Pat
     )
     path = tmp_path / "m.onnx"
     path.write_bytes(helper.make_model(graph).SerializeToString())
+    for name in ("outer", "constant", "inner"):
+        (tmp_path / f"{name}.bin").write_bytes(bytes(4))
     assert set(read_subject(path).companions) == {"outer.bin", "constant.bin", "inner.bin"}
 
 

@@ -26,6 +26,27 @@ def test_no_line_is_wider_than_80_columns() -> None:
     assert max(map(len, render_tables([table]).splitlines())) <= 80
 
 
+def test_a_number_is_never_cut_whatever_stands_beside_it() -> None:
+    name = "stages.3.4.expand.conv" * 4
+    numbers = tuple(f"-{index}0.50 … 30.5{index}" for index in range(9))
+    table = Table(title="T", columns=("#", "node", *"abcdefgh"), rows=(("1", name, *numbers[1:]),), left=(1,))
+    lines = render_tables([table]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(any(number in line for line in lines) for number in numbers[1:])
+    assert sum("node" in line for line in lines) == 2  # in as many parts, each of which begins with the names
+
+
+def test_a_cell_wider_than_the_terminal_folds() -> None:
+    shown = render_tables([Table(title="T", columns=("a", "b"), rows=(("1", "7" * 200),))])
+    assert max(map(len, shown.splitlines())) <= 80
+    assert shown.count("7") == 200
+
+
+def test_a_table_that_fits_stays_whole() -> None:
+    table = Table(title="T", columns=("file", *"abcd"), rows=(("x" * 90, *["1234567.89"] * 4),))
+    assert sum("file" in line for line in render_tables([table]).splitlines()) == 1
+
+
 def test_without_color_there_is_no_escape_sequence() -> None:
     table = Table(title="T", columns=("gate", "verdict"), rows=(("sqnr", "FAIL"),))
     assert "\x1b" not in render_tables([table])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mbdeploy.derive import Changed, Latency
@@ -39,7 +40,12 @@ def make_check(name: str, passed: bool | None, *, subject: str = "int8 on cpu", 
 
 def make_accuracy(low: float, value: float, high: float) -> AccuracyFacts:
     changed = Changed(n=872, changed=9, gained=3, lost=6, difference=make_interval(value, low, high, 872), p_value=0.5)
-    same = {"top1": make_interval(0.8, 0.7, 0.9), "top5": make_interval(0.9, 0.8, 1.0), "metrics": None}
+    same = {
+        "top1": make_interval(0.8, 0.7, 0.9),
+        "top5": make_interval(0.9, 0.8, 1.0),
+        "metrics": None,
+        "provider": "cpu",
+    }
     models = (
         AccuracyFact(model="simplified", changed=None, **same),
         AccuracyFact(model="int8", changed=changed, **same),
@@ -116,4 +122,15 @@ def test_a_run_without_the_int8_file_has_no_verdict() -> None:
 def test_every_reason_is_a_row_under_its_provider() -> None:
     [table] = tabulate_verdicts(judge_int8([make_run(SLOWER)], GATE, (), trained=True))
     assert [row[:2] for row in table.rows] == [("cpu", "don't ship"), ("", "")]
-    assert table.rows[1][2] == "parity gates passed (sqnr_db 25); accuracy on labelled images was not measured"
+    assert table.rows[1][2] == "parity gates passed (sqnr_db 25); accuracy on labelled images was not measured on cpu"
+
+
+def test_accuracy_on_another_provider_is_none_on_this_one() -> None:
+    accuracy = make_accuracy(-0.05, -0.03, -0.02)
+    elsewhere = msgspec.structs.replace(
+        accuracy, models=tuple(msgspec.structs.replace(model, provider="openvino") for model in accuracy.models)
+    )
+    [here] = judge_int8([make_run(FASTER)], GATE, (accuracy,), trained=True)
+    [there] = judge_int8([make_run(FASTER)], GATE, (elsewhere,), trained=True)
+    assert (here.answer, there.answer) == ("don't ship", "ship")
+    assert "accuracy on labelled images was not measured on cpu" in " ".join(there.reasons)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
 from mbdeploy.card import Budgets
@@ -73,11 +74,21 @@ def test_variants_of_one_network_pass_on_this_machine(write_mean_model: Write, m
     assert decode_result(encode_result(report), ParityReport) == report
 
 
-def test_wrong_weights_and_nan_weights_fail_their_gate(write_mean_model: Write, mean_golden: Path) -> None:
-    report = verify([write_mean_model(factor=2.1), write_mean_model("nan.onnx", factor=math.nan)], golden=mean_golden)
-    wrong, nan = report.checks
+def test_wrong_weights_and_outputs_that_overflow_fail_their_gate(write_mean_model: Write, mean_golden: Path) -> None:
+    overflowing = write_mean_model("inf.onnx", factor=3e38)
+    model = onnx.load(overflowing)
+    model.graph.node[-1].output[0] = "once"
+    model.graph.node.append(onnx.helper.make_node("Mul", ["once", "factor"], ["y"], "twice"))
+    onnx.save(model, overflowing)
+    report = verify([write_mean_model(factor=2.1), overflowing], golden=mean_golden)
+    wrong, infinite = report.checks
     assert wrong.passed is False and 0 < wrong.value < 1 and wrong.note == ""
-    assert nan.passed is False and math.isnan(nan.value) and "non-finite output" in nan.note
+    assert infinite.passed is False and math.isnan(infinite.value) and "non-finite output" in infinite.note
+
+
+def test_weights_that_are_nan_are_refused_before_anything_runs(write_mean_model: Write, mean_golden: Path) -> None:
+    with pytest.raises(ModelError, match="expected finite weights, found NaN"):
+        verify([write_mean_model(factor=math.nan)], golden=mean_golden)
 
 
 def test_an_fp32_file_run_over_data_is_a_reference_too(

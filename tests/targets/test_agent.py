@@ -304,3 +304,58 @@ def test_openvinos_instruction_set_is_recorded_and_one_for_the_whole_process(
     wide = msgspec.structs.replace(narrow, provider_options={})
     with pytest.raises(UsageError, match=r"ONEDNN_MAX_CPU_ISA=.* in the same process"):
         run_local(Job(kind="infer", sessions=(narrow, wide), inputs=images))
+
+
+class Idle:
+    """A session that takes no time."""
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        return []
+
+
+@pytest.fixture
+def make_sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Sensors in a folder of the test's own, as Linux shows them; none before the first is made."""
+    monkeypatch.setattr(agent, "POWERCAP", str(tmp_path / "powercap"))
+    monkeypatch.setattr(agent, "HWMON", str(tmp_path / "hwmon"))
+    monkeypatch.setattr(agent, "ENERGY_S", 0.0)
+
+    def make(place: str, **files: object) -> Path:
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(f"{text}\n")
+        return folder
+
+    return make
+
+
+def test_without_a_sensor_there_is_no_energy(make_sensor: Callable[..., Path]) -> None:
+    make_sensor("hwmon/hwmon0", name="coretemp", power1_input=5)
+    settings: dict[str, object] = {}
+    assert agent.measure_energy(Idle(), [np.zeros(1)], settings) == {} == settings
+
+
+def test_energy_is_what_the_packages_counted_also_over_the_counter_s_end(
+    make_sensor: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_sensor("powercap/intel-rapl:0", name="package-0", energy_uj=990, max_energy_range_uj=999)
+    make_sensor("powercap/intel-rapl:0:0", name="core", energy_uj=1, max_energy_range_uj=999)
+    make_sensor("powercap/intel-rapl:1", name="psys", energy_uj=1, max_energy_range_uj=999)
+    monkeypatch.setattr(Idle, "run", lambda self, images: (whole / "energy_uj").write_text("40"))
+    settings: dict[str, object] = {}
+    assert agent.measure_energy(Idle(), [np.zeros(1)], settings) == {"energy_uj": 50, "energy_runs": 2}
+    assert settings == {"energy_sensors": [str(whole / "energy_uj")]}
+
+
+def test_power_is_added_up_over_the_time_of_each_run(
+    make_sensor: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chip = make_sensor("hwmon/hwmon3", name="ina219", power1_input=3_000_000)
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr(agent.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(agent, "ENERGY_S", 1.0)
+    settings: dict[str, object] = {}
+    found = agent.measure_energy(Idle(), [np.zeros(1)], settings)
+    assert found == {"energy_uj": 2 * 2 * 3_000_000, "energy_runs": 2}
+    assert settings == {"energy_sensors": [str(chip / "power1_input")]}

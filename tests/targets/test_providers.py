@@ -133,7 +133,7 @@ def test_a_provider_that_no_table_knows_is_explained_too() -> None:
 def test_every_absent_provider_has_a_reason_and_the_present_ones_none() -> None:
     absent = list_absent(FACTS)
     assert "cpu" not in absent
-    assert absent["arm"] == "this machine is x86_64"
+    assert absent["arm"] == "this machine is x86_64; emulated ones: `mbdeploy targets list`"
     assert set(absent) == set(PROVIDERS) - {"cpu"}
     assert set(list_absent({**FACTS, "machine": "aarch64"})) == set(PROVIDERS) - {"cpu", "arm"}
     assert "no NVIDIA device" in list_absent(WITH_CUDA)["cuda"]

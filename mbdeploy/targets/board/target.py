@@ -99,7 +99,7 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
         self, connection: Connection, job: Job, place: Path, said: list[dict[str, Any]], on_progress: Progress
     ) -> Ended:
         connection.say(
-            lock="alone" if job.kind in ("bench", "memory") else "shared",
+            lock="alone" if job.kind in ("bench", "memory", "profile") else "shared",
             environment=ENVIRONMENT,
             wall_s=job.wall_s,
             wait_s=self.wait_s,

@@ -18,7 +18,7 @@ import msgspec
 from mbdeploy.artifact import read_tools
 from mbdeploy.assets import cache_root
 from mbdeploy.errors import UnavailableError
-from mbdeploy.targets.providers import list_wheels
+from mbdeploy.targets.providers import list_carriers
 
 #: The CPUs that a prefix is built for: in order, small boards, larger ones, servers, and all that qemu can.
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "a64fx", "max")
@@ -63,7 +63,7 @@ def find_onnxruntime() -> str:
     Raises:
         UnavailableError: none is.
     """
-    carriers = [name for name in list_wheels() if name.startswith("onnxruntime")]
+    carriers = list_carriers()
     versions = read_tools(*carriers)
     found = next((versions[name] for name in carriers if versions[name] != "absent"), None)
     if found is None:

@@ -10,165 +10,25 @@ from typing import Any
 
 import msgspec
 import pytest
+from folders import (
+    EXPORT,
+    PLACEMENT,
+    QUANTIZE,
+    SIMPLIFY,
+    evaluate,
+    make_evaluation,
+    make_metrics,
+    make_parity,
+    make_row,
+    make_run,
+)
 
-from mbdeploy import artifact
-from mbdeploy.artifact import Provenance
+from mbdeploy.artifact import digest_file
 from mbdeploy.errors import DataError, UsageError
-from mbdeploy.records import (
-    ExportRecord,
-    LayerRecord,
-    QuantizeRecord,
-    Rewrite,
-    SimplifyRecord,
-)
-from mbdeploy.results import (
-    BenchRun,
-    Check,
-    EvalReport,
-    Evaluated,
-    Host,
-    Metrics,
-    ModelRef,
-    ParityReport,
-    ParityRow,
-    Placement,
-    Prediction,
-    Series,
-)
+from mbdeploy.results import Check, ParityRow
 from mbdeploy.stages.facts import derive_parity
 from mbdeploy.stages.figures import tabulate_parity
 from mbdeploy.stages.report import SEEDED, read_report, report, tabulate_side_by_side
-
-HOST = Host(
-    machine="x86_64",
-    system="Linux 6",
-    cpu="A CPU",
-    isa=("avx2",),
-    cores=2,
-    affinity=2,
-    cgroup_cores=None,
-    memory_bytes=8 << 30,
-    versions={"onnxruntime": "1.31.1"},
-    providers=("CPUExecutionProvider",),
-)
-PLACEMENT = Placement(nodes={"CPUExecutionProvider": 3}, operators={"Conv": 1, "Relu": 1, "Gemm": 1})
-
-
-def name_model(name: str) -> ModelRef:
-    return ModelRef(name=name, path=f"{name}.onnx", sha256="0" * 64, size_bytes=1)
-
-
-def make_metrics(**changed: Any) -> Metrics:
-    plain = Metrics(images=32, elements=320, max_abs=0.25, sqnr_db=21.5, cosine=0.997, top1_agreement=0.96875)
-    return msgspec.structs.replace(plain, **changed)
-
-
-def make_row(name: str, mode: str, against: str, metrics: Metrics, **changed: Any) -> ParityRow:
-    row = ParityRow(
-        model=name_model(name),
-        provider="cpu",
-        mode=mode,  # type: ignore[arg-type]
-        output="logits",
-        metrics=metrics,
-        placement=PLACEMENT,
-        session={},
-        against=against,  # type: ignore[arg-type]
-    )
-    return msgspec.structs.replace(row, **changed)
-
-
-def make_parity(*rows: ParityRow, checks: tuple[Check, ...] = ()) -> ParityReport:
-    return ParityReport(reference="golden.npz", rows=rows, checks=checks, hosts={"cpu": HOST})
-
-
-def make_series(name: str, times_ns: list[int]) -> Series:
-    return Series(
-        model=name_model(name),
-        provider="cpu",
-        wall_ns=tuple(times_ns),
-        cpu_ns=tuple(times_ns),
-        load_ns=50_000_000,
-        first_ns=9_000_000,
-        warmup_ns=(),
-        peak_bytes=100_000_000,
-        base_bytes=60_000_000,
-        loaded_bytes=80_000_000,
-        placement=PLACEMENT,
-        session={},
-    )
-
-
-def make_run(n: int, ratio: float = 0.5) -> BenchRun:
-    return BenchRun(
-        provider="cpu",
-        threads=1,
-        batch_size=1,
-        warmup=None,
-        min_duration_s=1.0,
-        inputs="golden.npz",
-        tolerance=0.05,
-        seed=0,
-        series=(make_series("simplified", [10_000_000] * n), make_series("int8", [int(10_000_000 * ratio)] * n)),
-        control=make_series("simplified", [10_000_000] * n),
-        host=HOST,
-    )
-
-
-EXPORT = ExportRecord(
-    exporter="dynamo", opset=18, images=32, max_abs=1.5e-5, torch_export_s=3.0, trained=True, golden_sha256="1" * 64
-)
-SIMPLIFY = SimplifyRecord(
-    onnxsim="CRASHED",
-    attempt="rewrites only",
-    detail="killed by SIGSEGV",
-    rewrites=(Rewrite(name="mean_to_global_pool", count=2, nodes=("a", "b")),),
-    operators_before={"ReduceMean": 2, "Conv": 1},
-    operators_after={"GlobalAveragePool": 2, "Conv": 1},
-    max_abs=0.0,
-)
-LAYER = LayerRecord(
-    node="stem",
-    operator="Conv",
-    weight="stem.weight",
-    depthwise=False,
-    input_range=(-1.0, 1.0),
-    output_range=(0.0, 6.0),
-    weight_scale=(0.001, 0.002),
-    growth_mean=1.25,
-    growth_max=1.75,
-    clipping=0.5,
-)
-QUANTIZE = QuantizeRecord(
-    recipe="portable",
-    techniques=("bias",),
-    method="minmax",
-    samples=128,
-    data="photos",
-    data_digest="2" * 64,
-    layers=(LAYER,),
-    float_nodes={"gate": "HardSigmoid has no INT8 kernel"},
-    operators={"QLinearConv": 1},
-    cpu_s=6.5,
-    peak_bytes=200_000_000,
-)
-
-
-@pytest.fixture
-def make_folder(tmp_path: Path) -> Callable[..., Path]:
-    """Write an output folder: ``make_folder(fp32=EXPORT, int8=QUANTIZE, parity=…, bench=…)``."""
-
-    def make(**parts: Any) -> Path:
-        folder = tmp_path / "lite0"
-        results = {"parity", "bench", "evaluation"}
-        for name in results & set(parts):
-            artifact.write_json(folder / "results" / f"{name}.json", parts[name])
-        for number, name in enumerate([part for part in parts if part not in results], start=1):
-            artifact.write_bytes(folder / f"{name}.onnx", b"x" * (4_000_000 // number))
-            provenance = Provenance(stage=name, params={}, parents={}, tools={"onnx": "1.23"})
-            artifact.write_sidecar(folder / f"{name}.onnx", provenance, parts[name])
-        return folder
-
-    return make
 
 
 def test_a_folder_without_results_is_refused_and_says_what_to_run(tmp_path: Path) -> None:
@@ -179,7 +39,7 @@ def test_a_folder_without_results_is_refused_and_says_what_to_run(tmp_path: Path
 
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="table, md, json"):
+    with pytest.raises(UsageError, match="table, md, json, html"):
         report(tmp_path, format="pdf")
 
 
@@ -281,7 +141,7 @@ def test_latency_is_the_ratio_of_pairs_and_percentiles_only_where_samples_carry_
     assert "simplified baseline 10.00 10.00 n/a 100 70" in lines
     assert "int8 0.500 [0.500, 0.500] 5.00 5.00 n/a 200 70" in lines
     assert "The baseline against itself (A/A): 1.000 [1.000, 1.000], pass." in lines
-    assert "int8 50.00 9.00 100.00 MB 40.00 MB" in lines
+    assert "int8 0.00 MB 50.00 9.00 100.00 MB 20.00 MB 20.00 MB" in lines
     assert "int8 on cpu cpu time ratio 0.5 <= 1.05 pass" in lines
 
 
@@ -292,22 +152,7 @@ def test_too_few_pairs_are_inconclusive(make_folder: Callable[..., Path]) -> Non
 
 
 def test_accuracy_has_n_intervals_and_the_paired_difference(make_folder: Callable[..., Path]) -> None:
-    def evaluate(name: str, hits: int) -> Evaluated:
-        predictions = tuple(
-            Prediction(name=str(index), label=0, top=(0, 1, 2, 3, 4) if index < hits else (1, 2, 3, 4, 0))
-            for index in range(100)
-        )
-        return Evaluated(model=name_model(name), provider="cpu", predictions=predictions, placement=PLACEMENT)
-
-    evaluation = EvalReport(
-        data="images",
-        data_digest="3" * 64,
-        classes=5,
-        background=False,
-        models=(evaluate("fp32", 80), evaluate("int8", 75)),
-        metrics=(make_metrics(),),
-        host=HOST,
-    )
+    evaluation = make_evaluation(evaluate("fp32", 80), evaluate("int8", 75))
     shown = report(make_folder(fp32=EXPORT, evaluation=evaluation))
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     assert "fp32 cpu 80.0 [71.1, 86.7] 100.0 [96.3, 100.0] 100" in lines
@@ -323,6 +168,19 @@ def test_json_has_its_schema_version_and_the_derived_figures(make_folder: Callab
     assert [file["size_bytes"] for file in found["files"]] == [4_000_000, 2_000_000, 1_333_333]
     assert found["latency"][0]["models"][1]["ratio"]["value"] == 0.5
     assert found["quantize"]["layers"][0]["growth_max"] == 1.75
+
+
+def test_a_result_of_another_file_than_the_one_here_is_called_stale(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, bench=[make_run(70)])
+    note = "results/bench.json is of another simplified than the one that is here: measure it again"
+    assert read_report(folder).stale == (note,)
+    assert note in report(folder, format="md").replace("\\", "")
+    assert note in report(folder, format="html")
+    run = make_run(70)
+    here = msgspec.structs.replace(run.series[0].model, sha256=digest_file(folder / "simplified.onnx"))
+    series = (msgspec.structs.replace(run.series[0], model=here), run.series[1])
+    make_folder(fp32=EXPORT, simplified=SIMPLIFY, bench=[msgspec.structs.replace(run, series=series)])
+    assert read_report(folder).stale == ()
 
 
 def test_the_same_files_give_the_same_report(make_folder: Callable[..., Path]) -> None:

@@ -1,0 +1,142 @@
+"""A card on every provider that was asked for: the pipeline where time exists, parity alone on emulated CPUs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mbdeploy import artifact
+from mbdeploy.card import ModelCard
+from mbdeploy.errors import MbdeployError, UnavailableError
+from mbdeploy.gating.measured import Measured, collect_gates, collect_time_gates, read_measured
+from mbdeploy.gating.report import Gate, Refusal
+from mbdeploy.isolate import ignore_progress
+from mbdeploy.pipeline import run
+from mbdeploy.results import ParityReport, decode_result
+from mbdeploy.stages import verify
+from mbdeploy.stages.bench import bench
+from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
+from mbdeploy.targets import open_target, parse_provider
+
+_BASELINE, _INT8 = "simplified.onnx", "int8.onnx"
+#: The provider that files are made with where only emulated ones were asked for.
+_MAKER = "cpu"
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured of a card: its gates and figures, and the providers that could not be judged."""
+
+    gates: tuple[Gate, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    parity: tuple[ParityFact, ...] = ()
+    latency: tuple[LatencyFacts, ...] = ()
+
+
+def measure_card(
+    card: ModelCard,
+    folder: Path,
+    providers: Sequence[str],
+    options: dict[str, Any],
+    *,
+    tolerance: float = 0.05,
+    confirm: bool = False,
+) -> Found:
+    """Everything that the card's budgets bound, on every provider; ``options`` are those of ``pipeline.run``.
+
+    Rules: 1. a provider that is not here is a refusal, and the others go on. 2. On an emulated CPU parity counts and
+    time does not exist; only the INT8 file runs there, as emulators are slow at float arithmetic. 3. With ``confirm``,
+    a gate on time that the pipeline's quick bench does not pass is measured again by ``bench`` in full, over several
+    processes, and that decides.
+    """
+    real, emulated, refusals = _sort_providers(providers)
+    if not real and not emulated:
+        return Found(refusals=tuple(refusals))
+    parts = _try_each(real or [_MAKER], lambda words: _run(card, folder, words, options), refusals)
+    for word in emulated:
+        parts += _try_each([word], lambda words: _verify(card, folder, words[0], options), refusals)
+    if confirm:
+        parts = [_confirm(card, folder, part, options, tolerance) for part in parts]
+    gates = [gate for part in parts for gate in collect_gates(card, part, tolerance)]
+    return Found(
+        gates=tuple(gate for gate in gates if gate.provider.partition(" ")[0] in providers),
+        refusals=tuple(refusals),
+        parity=tuple(fact for part in parts for fact in part.parity),
+        latency=tuple(fact for part in parts for fact in part.latency),
+    )
+
+
+def refuse(error: MbdeployError, provider: str = "") -> Refusal:
+    """An error as the part of a result that it is."""
+    return Refusal(provider=provider, error=type(error).__name__, text=str(error), exit_code=error.exit_code)
+
+
+def _sort_providers(providers: Sequence[str]) -> tuple[list[str], list[str], list[Refusal]]:
+    """Those of real machines, those that are emulated, and those that are not here."""
+    real: list[str] = []
+    emulated: list[str] = []
+    refusals: list[Refusal] = []
+    for word in dict.fromkeys(providers):
+        try:
+            (emulated if open_target(parse_provider(word)).emulated else real).append(word)
+        except UnavailableError as error:
+            refusals.append(refuse(error, word))
+    return real, emulated, refusals
+
+
+def _try_each(
+    words: Sequence[str], measure: Callable[[Sequence[str]], Measured], refusals: list[Refusal]
+) -> list[Measured]:
+    """All words at once, or, where one of them is not here after all, each alone."""
+    try:
+        return [measure(words)]
+    except UnavailableError as error:
+        if len(words) == 1:
+            refusals.append(refuse(error, words[0]))
+            return []
+    return [part for word in words for part in _try_each([word], measure, refusals)]
+
+
+def _run(card: ModelCard, folder: Path, words: Sequence[str], options: dict[str, Any]) -> Measured:
+    run(card.path, output=folder, providers=words, **options)
+    return read_measured(folder)
+
+
+def _verify(card: ModelCard, folder: Path, word: str, options: dict[str, Any]) -> Measured:
+    """Parity of the INT8 file on one provider, kept in a file of its own."""
+    models = [folder / _INT8]
+    asked: dict[str, Any] = {
+        "golden": folder / "golden.npz",
+        "providers": [word],
+        "budgets": card.budgets,
+        "threads": options.get("threads", 1),
+    }
+    path = folder / "results" / f"parity-{re.sub(r'[^A-Za-z0-9.-]', '_', word)}.json"
+    provenance = verify.plan(models, **asked)
+    if not artifact.is_fresh(path, provenance):
+        artifact.write_json(
+            path, verify.verify(models, on_progress=options.get("on_progress", ignore_progress), **asked)
+        )
+        artifact.write_sidecar(path, provenance, None)
+    report = decode_result(path.read_bytes(), ParityReport)
+    return Measured(checks=report.checks, parity=derive_parity(report), latency=())
+
+
+def _confirm(card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float) -> Measured:
+    gates = collect_time_gates(card, part, tolerance)
+    words = {gate.provider.partition(" ")[0] for gate in gates if gate.check.passed is not True}
+    if not words:
+        return part
+    runs = bench(
+        [folder / _BASELINE, folder / _INT8],
+        providers=sorted(words),
+        inputs=folder / "golden.npz",
+        tolerance=tolerance,
+        **{key: value for key, value in options.items() if key not in ("trust", "on_stage")},
+    )
+    again = {fact.models[0].provider: fact for fact in map(derive_latency, runs)}
+    latency = tuple(again.get(fact.models[0].provider, fact) for fact in part.latency)
+    return msgspec.structs.replace(part, latency=latency)

@@ -1,0 +1,197 @@
+"""What follows from a folder's files: the facts that the tables, the JSON and the page all show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef, Placement
+from mbdeploy.stages.bench_explain import ExplainResult
+from mbdeploy.stages.facts import (
+    AccuracyFacts,
+    LatencyFacts,
+    ParityFact,
+    derive_accuracy,
+    derive_latency,
+    derive_parity,
+)
+from mbdeploy.stages.matrix import MatrixRow
+from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
+from mbdeploy.stages.verdict import Verdict, judge_int8
+from mbdeploy.timing.layers import LayerTime
+
+
+class FileFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A model file of the folder, as its sidecar vouches for it."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    tools: dict[str, str]
+
+
+class PlacementFact(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the nodes of one session ran: how many on each provider, and how many of each operator by type."""
+
+    model: str
+    provider: str
+    file: str
+    nodes: dict[str, int]
+    operators: dict[str, dict[str, int]]
+    elsewhere: tuple[str, ...]
+
+
+class HostFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A host without its providers (each runtime has its own), and what was measured on it: ``"FILE: PROVIDER"``."""
+
+    host: Host
+    measured: tuple[str, ...]
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about one model. A part that has not been measured is None or empty.
+
+    ``explanation`` is a profile's layers without their samples. ``stale`` names results of other files than those that
+    now lie in the folder: a file was made anew since.
+    """
+
+    model: str
+    trained: bool | None
+    files: tuple[FileFact, ...]
+    export: ExportRecord | None
+    simplify: SimplifyRecord | None
+    quantize: QuantizeRecord | None
+    parity: tuple[ParityFact, ...]
+    checks: tuple[Check, ...]
+    latency: tuple[LatencyFacts, ...]
+    accuracy: tuple[AccuracyFacts, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    explanation: ExplainResult | None = None
+    matrix: tuple[MatrixRow, ...] = ()
+    placements: tuple[PlacementFact, ...] = ()
+    hosts: tuple[HostFact, ...] = ()
+    stale: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+
+def derive_report(saved: Saved) -> Report:
+    """The facts of a folder; a pure function of what was saved."""
+    export, parity = saved.export, saved.parity
+    trained = export.trained if export else None
+    checks = parity.checks if parity else ()
+    latency = tuple(derive_latency(run) for run in saved.runs)
+    accuracy = (derive_accuracy(saved.evaluation),) if saved.evaluation else ()
+    return Report(
+        model=saved.folder.resolve().name,
+        trained=trained,
+        files=tuple(
+            FileFact(
+                name=sidecar.file,
+                size_bytes=sidecar.size_bytes,
+                sha256=sidecar.sha256,
+                tools=sidecar.provenance.tools,
+            )
+            for sidecar in saved.sidecars.values()
+        ),
+        export=export,
+        simplify=saved.simplify,
+        quantize=saved.quantize,
+        parity=derive_parity(parity) if parity else (),
+        checks=checks,
+        latency=latency,
+        accuracy=accuracy,
+        verdicts=judge_int8(latency, checks, accuracy, trained=trained),
+        explanation=_drop_samples(saved.explanation) if saved.explanation else None,
+        matrix=saved.matrix.rows if saved.matrix else (),
+        placements=tuple(_derive_placements(saved)),
+        hosts=_group_hosts(_list_hosts(saved)),
+        stale=tuple(dict.fromkeys(_list_stale(saved))),
+    )
+
+
+def find_host(report: Report, file: str, provider: str) -> Host | None:
+    """The host on which a file's measurements on a provider were taken."""
+    return next((fact.host for fact in report.hosts if f"{file}: {provider}" in fact.measured), None)
+
+
+def _list_hosts(saved: Saved) -> Iterator[tuple[Host, str]]:
+    for file, found in ((PARITY, saved.parity), (MATRIX, saved.matrix)):
+        if found is not None:
+            yield from ((host, f"{file}: {provider}") for provider, host in found.hosts.items())
+    yield from ((run.host, f"{BENCH}: {run.provider}") for run in saved.runs)
+    if saved.explanation is not None:
+        yield saved.explanation.host, f"{EXPLANATION}: {saved.explanation.provider}"
+    if saved.evaluation is not None:
+        for provider in dict.fromkeys(model.provider for model in saved.evaluation.models):
+            yield saved.evaluation.host, f"{EVALUATION}: {provider}"
+
+
+def _group_hosts(found: Iterable[tuple[Host, str]]) -> tuple[HostFact, ...]:
+    """Hosts that are equal in everything that was recorded are one."""
+    groups: list[tuple[Host, list[str]]] = []
+    for answered, what in found:
+        host = msgspec.structs.replace(answered, providers=())
+        known = next((measured for other, measured in groups if other == host), None)
+        if known is None:
+            groups.append((host, [what]))
+        else:
+            known.append(what)
+    return tuple(HostFact(host=host, measured=tuple(dict.fromkeys(measured))) for host, measured in groups)
+
+
+def _list_stale(saved: Saved) -> Iterator[str]:
+    now = {Path(sidecar.file).stem: sidecar.sha256 for sidecar in saved.sidecars.values()}
+    found: list[tuple[str, ModelRef]] = [(PARITY, row.model) for row in (saved.parity.rows if saved.parity else ())]
+    found += [(BENCH, series.model) for run in saved.runs for series in run.series]
+    found += [(EXPLANATION, one.model) for one in (saved.explanation.models if saved.explanation else ())]
+    found += [(EVALUATION, one.model) for one in (saved.evaluation.models if saved.evaluation else ())]
+    for file, model in found:
+        if now.get(model.name, model.sha256) != model.sha256:
+            yield f"{file} is of another {model.name} than the one that is here: measure it again"
+
+
+def _drop_samples(found: ExplainResult) -> ExplainResult:
+    def drop(row: LayerTime | None) -> LayerTime | None:
+        return row and msgspec.structs.replace(row, samples_us=())
+
+    models = tuple(
+        msgspec.structs.replace(model, wall_ns=(), layers=tuple(row for layer in model.layers if (row := drop(layer))))
+        for model in found.models
+    )
+    differences = tuple(
+        msgspec.structs.replace(pair, first=drop(pair.first), second=drop(pair.second)) for pair in found.differences
+    )
+    return msgspec.structs.replace(found, models=models, differences=differences)
+
+
+def _derive_placements(saved: Saved) -> Iterator[PlacementFact]:
+    """One fact a model and provider: from the parity run as executed, else from the timed one."""
+    seen: set[tuple[str, str]] = set()
+    rows = saved.parity.rows if saved.parity else ()
+    found: list[tuple[str, str, str, Placement]] = [
+        (row.model.name, row.provider, PARITY, row.placement) for row in rows if row.mode == "executed"
+    ]
+    found += [(series.model.name, run.provider, BENCH, series.placement) for run in saved.runs for series in run.series]
+    for model, provider, file, placement in found:
+        if (model, provider) not in seen:
+            seen.add((model, provider))
+            yield PlacementFact(
+                model=model,
+                provider=provider,
+                file=file,
+                nodes=placement.nodes,
+                operators=_count_types(placement),
+                elsewhere=placement.elsewhere,
+            )
+
+
+def _count_types(placement: Placement) -> dict[str, dict[str, int]]:
+    counted = Counter((node.operator, node.type) for node in placement.ran)
+    operators: dict[str, dict[str, int]] = {}
+    for (operator, kind), count in sorted(counted.items()):
+        operators.setdefault(operator, {})[kind] = count
+    return operators or {operator: {"": count} for operator, count in sorted(placement.operators.items())}

@@ -1,0 +1,112 @@
+"""What an output folder holds, as it was saved: records in sidecars, raw results, observations of a calibration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mbdeploy import artifact
+from mbdeploy.artifact import Sidecar
+from mbdeploy.errors import DataError
+from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport, decode_result
+from mbdeploy.stages.bench_explain import ExplainResult
+from mbdeploy.stages.matrix import MatrixReport
+
+T = TypeVar("T")
+#: The files of a folder in the order of the stages, and the record in each one's sidecar.
+_RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRecord, "int8": QuantizeRecord}
+PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
+    f"results/{name}.json" for name in ("parity", "bench", "explain", "evaluation", "matrix")
+)
+#: Where ``mbdeploy calibrate`` writes beside our own files if nobody says.
+CALIBRATION = "simplified.calibration/calibration.npz"
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty."""
+
+    folder: Path
+    sidecars: dict[str, Sidecar]
+    export: ExportRecord | None
+    simplify: SimplifyRecord | None
+    quantize: QuantizeRecord | None
+    parity: ParityReport | None
+    runs: tuple[BenchRun, ...]
+    explanation: ExplainResult | None
+    evaluation: EvalReport | None
+    matrix: MatrixReport | None
+
+
+class _Runs(msgspec.Struct, frozen=True):
+    """What ``mbdeploy bench -o`` saves; a pipeline saves the runs alone."""
+
+    runs: tuple[BenchRun, ...]
+    schema_version: int = SCHEMA_VERSION
+
+
+def read_saved(folder: Path) -> Saved:
+    """Read the sidecars and ``results/*.json`` of a folder.
+
+    Raises:
+        DataError: no output folder, or a file in it that cannot be read.
+    """
+    found = {stem: artifact.read_sidecar(folder / f"{stem}.onnx") for stem in _RECORDS}
+    sidecars = {stem: sidecar for stem, sidecar in found.items() if sidecar is not None}
+    if not sidecars:
+        raise DataError(
+            where=folder,
+            expected="a folder that `mbdeploy run` has written",
+            found="no fp32.onnx, simplified.onnx or int8.onnx with its sidecar"
+            if folder.is_dir()
+            else "no such folder",
+            todo="check the path, or run `mbdeploy run` first",
+        )
+    records: dict[str, Any] = {
+        stem: _decode(folder / f"{stem}.onnx.json", sidecar.record, _RECORDS[stem])
+        for stem, sidecar in sidecars.items()
+    }
+    return Saved(
+        folder=folder,
+        sidecars=sidecars,
+        export=records.get("fp32"),
+        simplify=records.get("simplified"),
+        quantize=records.get("int8"),
+        parity=_read(folder / PARITY, ParityReport),
+        runs=_read_runs(folder / BENCH),
+        explanation=_read(folder / EXPLANATION, ExplainResult),
+        evaluation=_read(folder / EVALUATION, EvalReport),
+        matrix=_read(folder / MATRIX, MatrixReport),
+    )
+
+
+def _read_runs(path: Path) -> tuple[BenchRun, ...]:
+    found = _read(path, _Runs | list[BenchRun])
+    return found.runs if isinstance(found, _Runs) else tuple(found or ())
+
+
+def _read(path: Path, kind: Any) -> Any:
+    try:
+        return _decode(path, path.read_bytes(), kind)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _refuse(path, error.strerror or str(error)) from error
+
+
+def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    try:
+        return decode_result(bytes(data), kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _refuse(path, str(error)) from error
+
+
+def _refuse(path: Path, found: str) -> DataError:
+    return DataError(
+        where=path,
+        expected="a result as this version of mbdeploy writes it",
+        found=found,
+        todo="make it again with `mbdeploy run --force`",
+    )

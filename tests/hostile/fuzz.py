@@ -1,0 +1,112 @@
+"""Coverage-guided fuzzing of what parses foreign bytes in Python: ``python tests/hostile/fuzz.py TARGET [SECONDS]``.
+
+Needs atheris (``pip install atheris``; Linux). A finding ends in an exit code that is not 0, with the traceback and the
+bytes. Targets: card, sidecar, preflight, archive, metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SECONDS = 60
+_SLOWEST_S = 10
+_MOST_MB = 4096
+
+
+def load_targets(folder: Path) -> dict[str, tuple[Callable[[bytes], None], Iterable[bytes]]]:
+    """Target -> what is called with bytes, and the seeds. Only refusals in our own words may come out of it."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from hostile_corpus.building import sound_model
+    from hostile_corpus.control import chain_functions, nest_branches
+    from hostile_corpus.pickles import as_legacy, as_plain_zip, as_torch_zip, make_payloads
+    from hostile_corpus.words import CARD
+
+    from mbdeploy import model_file
+    from mbdeploy.artifact import read_sidecar, sidecar_path
+    from mbdeploy.bounds import Bounds
+    from mbdeploy.card import load_card
+    from mbdeploy.errors import CardError, ModelError
+    from mbdeploy.preflight import check_archive, check_graph, scan_wire
+
+    bounds = Bounds(max_nodes=2000, max_memory=1 << 24)
+
+    def read_card(data: bytes) -> None:
+        path = folder / "card.toml"
+        path.write_bytes(data)
+        with contextlib.suppress(CardError):
+            load_card(path)
+
+    def read_side(data: bytes) -> None:
+        path = folder / "model.onnx"
+        sidecar_path(path).write_bytes(data)
+        read_sidecar(path)
+
+    def fly(data: bytes) -> None:
+        with contextlib.suppress(ModelError, DecodeError):
+            scan_wire(data, "fuzz.onnx", bounds)
+            check_graph(onnx.ModelProto.FromString(data), folder / "fuzz.onnx", bounds)
+
+    def open_archive(data: bytes) -> None:
+        for name in ("weights.pt", "weights.safetensors"):
+            (folder / name).write_bytes(data)
+            with contextlib.suppress(ModelError):
+                check_archive(folder / name, bounds)
+
+    def read_entries(data: bytes) -> None:
+        model = onnx.ModelProto()
+        for key in ("mbdeploy.preprocess", "mbdeploy.labels"):
+            model.metadata_props.add(key=key, value=data.decode("utf-8", "replace"))
+        for read in (model_file.read_preprocess, model_file.read_labels):
+            with contextlib.suppress(ModelError):
+                read(model)
+
+    models = [sound_model(), chain_functions(3, 2), nest_branches(2)]
+    payload = make_payloads()["os.system"]
+    provenance = b'{"stage":"s","params":{},"parents":{},"tools":{}}'
+    side = b'{"file":"a","sha256":"0","size_bytes":1,"key":"0","provenance":' + provenance + b"}"
+    return {
+        "card": (read_card, [CARD.encode()]),
+        "sidecar": (read_side, [side]),
+        "preflight": (fly, [model.SerializeToString() for model in models]),
+        "archive": (
+            open_archive,
+            [as_torch_zip(payload), as_legacy(payload), as_plain_zip(payload), b"\2" + bytes(7) + b"{}"],
+        ),
+        "metadata": (read_entries, [b'{"size": 32}', b'{"names": ["a"]}']),
+    }
+
+
+def main() -> None:
+    """Fuzz one target for so many seconds."""
+    import atheris
+
+    name, seconds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else SECONDS
+    with tempfile.TemporaryDirectory(prefix="mbdeploy-fuzz-") as scratch:
+        corpus = Path(scratch) / "corpus"
+        corpus.mkdir()
+        with atheris.instrument_imports(include=["mbdeploy"]), contextlib.redirect_stdout(io.StringIO()):
+            target, seeds = load_targets(Path(scratch))[name]
+        for number, seed in enumerate(seeds):
+            (corpus / str(number)).write_bytes(seed)
+        options = [
+            f"-max_total_time={seconds}",
+            f"-timeout={_SLOWEST_S}",
+            f"-rss_limit_mb={_MOST_MB}",
+            "-max_len=65536",
+        ]
+        atheris.Setup(
+            [sys.argv[0], *options, f"-artifact_prefix={scratch}/", "-print_final_stats=1", str(corpus)], target
+        )
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE))
+    main()

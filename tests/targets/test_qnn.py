@@ -1,0 +1,94 @@
+"""Qualcomm's NPU: its simulator answers here what the CPU does, and is never timed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mbdeploy.errors import UsageError
+from mbdeploy.targets import Job, Session, open_target, parse_provider
+
+CPU, QNN = "CPUExecutionProvider", "QNNExecutionProvider"
+
+
+@pytest.fixture(autouse=True)
+def real_qnn() -> None:
+    if importlib.util.find_spec("onnxruntime_qnn") is None:
+        pytest.skip("onnxruntime-qnn is not installed: it has wheels for Python 3.11 and later, not for every machine")
+
+
+@pytest.fixture
+def int8_model(tmp_path: Path) -> Path:
+    """Q -> DQ -> Conv (int8 weights, one scale a channel) -> Q -> DQ over x (batch, 3, 8, 8)."""
+    random = np.random.default_rng(3)
+    constants = {
+        "xs": np.float32(0.02),
+        "xz": np.uint8(128),
+        "w": random.integers(-60, 61, (8, 3, 3, 3)).astype(np.int8),
+        "ws": random.uniform(0.01, 0.02, 8).astype(np.float32),
+        "wz": np.zeros(8, np.int8),
+        "ys": np.float32(0.2),
+        "yz": np.uint8(120),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"], "xq"),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"], "xd"),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], "wd", axis=0),
+        helper.make_node("Conv", ["xd", "wd"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("QuantizeLinear", ["c", "ys", "yz"], ["yq"], "yq"),
+        helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"], "yd"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "conv",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8, 8, 8])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "int8.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def open_session(model: Path, word: str) -> Session:
+    provider = parse_provider(word)
+    return Session(model=model, provider=provider.ep, provider_options=dict(provider.options))
+
+
+def test_the_simulator_answers_as_the_cpu_does_within_a_step(int8_model: Path) -> None:
+    images = np.random.default_rng(4).normal(0, 0.8, (3, 3, 8, 8)).astype(np.float32)
+    sessions = (open_session(int8_model, "cpu"), open_session(int8_model, "qnn"))
+    cpu, qnn = open_target(parse_provider("qnn")).run(Job(kind="infer", sessions=sessions, inputs=images)).sessions
+    assert qnn.outputs[0].shape == (3, 8, 8, 8)
+    steps = np.rint((qnn.outputs[0] - cpu.outputs[0]) / 0.2)
+    assert np.abs(steps).max() <= 1
+    assert np.mean(steps == 0) > 0.9
+    assert qnn.placement.nodes[QNN] >= 1
+    assert all(
+        node.operator in ("QuantizeLinear", "DequantizeLinear", "Transpose")
+        for node in qnn.placement.ran
+        if node.provider == CPU
+    )
+    assert "simulated" in qnn.settings
+
+
+@pytest.mark.parametrize("kind", ["bench", "memory"])
+def test_a_simulator_is_never_timed(int8_model: Path, kind: str) -> None:
+    images = np.zeros((1, 3, 8, 8), np.float32)
+    job = Job(kind=kind, sessions=(open_session(int8_model, "qnn"),), inputs=images, batch_size=1)
+    with pytest.raises(UsageError, match="an emulated one, on which times do not exist"):
+        open_target(parse_provider("qnn")).run(job)
+    with pytest.raises(UsageError, match=r"a simulator .* on which times do not exist"):  # the agent knows it, too
+        open_target(parse_provider("cpu")).run(job)
+
+
+def test_it_is_there_beside_plain_onnxruntime(real_qnn: None) -> None:
+    answer = open_target(parse_provider("cpu")).run(Job(kind="probe"))
+    assert QNN in answer.host.providers
+    assert "qnn" not in answer.absent
