@@ -70,7 +70,7 @@ def test_random_bytes_are_refused_and_never_raise_anything_else(tmp_path: Path, 
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path, found in ((tmp_path / "none.onnx", "no such file"), (tmp_path, "is a directory")):
+    for path, found in ((tmp_path / "none.onnx", "no such file"), (tmp_path, "a directory")):
         with pytest.raises(ModelError, match=found):
             model_file.load_model(path)
 

@@ -46,6 +46,7 @@ def test_quantize_refuses_it_or_has_no_use_for_its_labels(
     output = folder / "out.onnx"
     words = ["quantize", str(folder / "model.onnx"), "--calibration", str(folder / item.command), "--fast"]
     words += ["--preprocess", "unit", "-o", str(output), "--max-time", "60"]
-    ending = run_command(words, folder, harmless="label" in item.name)
+    unlabelled = "label" in item.name or "too few columns" in item.name  # (the column that lacks is the label)
+    ending = run_command(words, folder, harmless=bool(item.harmless) or unlabelled)
     assert ending.wrong == (), ending
     assert output.exists() == (ending.code == 0)
