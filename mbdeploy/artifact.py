@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from mbdeploy.decoding import decode_json
 from mbdeploy.errors import DISK_FULL, OutputError, refuse_output
 from mbdeploy.results import encode_result
 
@@ -85,8 +86,8 @@ def sidecar_path(path: Path) -> Path:
 def read_sidecar(path: Path) -> Sidecar | None:
     """The sidecar of ``path``; None if there is none, or none that can be read: then nothing is fresh."""
     try:
-        return msgspec.json.decode(sidecar_path(path).read_bytes(), type=Sidecar)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return decode_json(sidecar_path(path).read_bytes(), Sidecar)
+    except (OSError, msgspec.MsgspecError):
         return None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from mbdeploy import assets
+from mbdeploy.decoding import decode_toml
 from mbdeploy.errors import CardError
 
 _NAME = re.compile(r"\w[\w.-]{0,99}", re.ASCII)
@@ -166,8 +167,8 @@ def load_card(name: str | Path) -> ModelCard:
     """
     path = _find(name)
     try:
-        card = msgspec.toml.decode(path.read_bytes(), type=ModelCard)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        card = decode_toml(path.read_bytes(), ModelCard)
+    except msgspec.MsgspecError as error:
         raise CardError(
             where=path,
             expected="a model card as docs/cards.md describes it",

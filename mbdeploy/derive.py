@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -137,6 +137,12 @@ def judge_control(ratio: Interval, tolerance: float, subject: str) -> Check:
     return Check(
         name="A/A control", subject=subject, value=distance, bound=tolerance, comparison="<=", passed=passed, note=note
     )
+
+
+def join_verdicts(verdicts: Iterable[bool | None]) -> bool | None:
+    """The verdict of several gates together: failed if one has failed, else inconclusive if one is."""
+    found = set(verdicts)
+    return False if False in found else None if None in found else True
 
 
 def estimate_accuracy(report: EvalReport, index: int, k: int = 1) -> Interval:

@@ -16,6 +16,11 @@ not an exception: it is a result with ``passed=False`` (exit 1), or an inconclus
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 _LONGEST = 2000
 EXIT_OK = 0
@@ -89,3 +94,15 @@ class UnavailableError(MbdeployError):
 
 class StepError(MbdeployError):
     """A native step that crashed, hung or ran out of memory on this input."""
+
+
+def pack_error(error: MbdeployError) -> dict[str, Any]:
+    """An error in words that travel between processes: {"error": its class, "fields": what it says}."""
+    fields = {key: getattr(error, key) for key in ("where", "expected", "found", "todo")}
+    return {"error": type(error).__name__, "fields": fields}
+
+
+def unpack_error(packed: Mapping[str, Any]) -> MbdeployError:
+    """The error that ``pack_error`` put into words, to be raised here."""
+    kind: type[MbdeployError] = globals()[packed["error"]]
+    return kind(**packed["fields"])

@@ -101,7 +101,7 @@ def run_step(
     )
     answer = answers[-1] if answers else {}
     if "error" in answer:
-        raise getattr(errors, answer["error"])(**answer["fields"])
+        raise errors.unpack_error(answer)
     if "value" in answer and ended.returncode == 0:
         usage = {key: answer[key] for key in ("cpu_s", "peak_bytes")}
         return Outcome(verdict=Verdict.OK, value=answer["value"], wall_s=ended.wall_s, **usage)
@@ -156,10 +156,6 @@ def answer_request(task: dict[str, Any]) -> None:
         pipe.write(json.dumps(message) + "\n")
         pipe.flush()
 
-    def send_error(error: errors.MbdeployError) -> None:
-        fields = {key: getattr(error, key) for key in ("where", "expected", "found", "todo")}
-        send({"error": type(error).__name__, "fields": fields})
-
     def on_progress(what: str, done: int, total: int) -> None:
         send({"progress": [what, done, total]})
 
@@ -167,13 +163,13 @@ def answer_request(task: dict[str, Any]) -> None:
     try:
         value = getattr(importlib.import_module(module), name)(task["request"], on_progress)
     except errors.MbdeployError as error:
-        send_error(error)
+        send(errors.pack_error(error))
     except MemoryError:
         send({"refused": "MemoryError"})
         sys.exit(1)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in errors.DISK_FULL:
-            send_error(errors.refuse_output(error.filename or "", error))
+            send(errors.pack_error(errors.refuse_output(error.filename or "", error)))
             return
         import traceback
 

@@ -10,6 +10,7 @@ import msgspec
 
 from mbdeploy.artifact import digest_file
 from mbdeploy.card import Labels, Preprocess
+from mbdeploy.decoding import decode_json
 from mbdeploy.errors import ModelError
 from mbdeploy.preflight import check_model
 from mbdeploy.preflight.external import take_in
@@ -142,8 +143,8 @@ def _read_entry(model: onnx.ModelProto, key: str, kind: type[T], todo: str) -> T
     if text is None:
         return None
     try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
+        return decode_json(text, kind)
+    except msgspec.MsgspecError as error:
         raise ModelError(
             expected=f"what mbdeploy writes in the metadata `{key}`", found=str(error)[:200], todo=todo
         ) from error

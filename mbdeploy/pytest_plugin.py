@@ -51,11 +51,13 @@ def is_card(path: Path) -> bool:
     """Whether a TOML file is a model card: it has a name, weights and a preprocessing."""
     import msgspec
 
+    from mbdeploy.decoding import decode_toml
+
     try:
-        plain = msgspec.toml.decode(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OSError):
+        plain = decode_toml(path.read_bytes(), dict[str, Any])
+    except (msgspec.MsgspecError, OSError):
         return False
-    return isinstance(plain, dict) and plain.keys() >= _TOPMOST_KEYS
+    return plain.keys() >= _TOPMOST_KEYS
 
 
 class CardFile(pytest.File):

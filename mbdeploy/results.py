@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from mbdeploy.decoding import decode_json
+
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
@@ -227,7 +229,7 @@ def decode_result(data: bytes, kind: type[T]) -> T:
     Raises:
         msgspec.MsgspecError: not such a result.
     """
-    return msgspec.json.decode(data, type=kind, strict=False)
+    return decode_json(data, kind, strict=False)
 
 
 def _name_non_finite(plain: Any) -> Any:

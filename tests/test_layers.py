@@ -35,7 +35,7 @@ LAYERS = (
     ("isolate",),
     ("watch",),
     ("bounds",),
-    ("errors",),
+    ("errors", "decoding"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 STAGES = {

@@ -136,10 +136,11 @@ require_placement = click.option(
     help="A gate on where nodes ran: 'cuda>=95%', 'no float Conv', 'no Q/DQ left between convolutions'. Repeatable.",
 )
 threads = click.option("--threads", type=click.IntRange(1, 4096), show_default="1", help="Intra-op threads.")
+many_threads = click.option(
+    "--threads", metavar="N[,N...]", callback=_read_counts, show_default="1", help="Intra-op threads: 1, or 1,2,4."
+)
 sweeps = take_options(
-    click.option(
-        "--threads", metavar="N[,N...]", callback=_read_counts, show_default="1", help="Intra-op threads: 1, or 1,2,4."
-    ),
+    many_threads,
     click.option(
         "--batch-size",
         metavar="N[,N...]",
@@ -338,7 +339,4 @@ families = take_options(
     click.option(
         "--recipe", metavar="NAME[,NAME...]", callback=_read_words, show_default="accurate", help="Recipes for INT8."
     ),
-)
-many_threads = click.option(
-    "--threads", metavar="N[,N...]", callback=_read_counts, show_default="1", help="Intra-op threads: 1, or 1,2,4."
 )

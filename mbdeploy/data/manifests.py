@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from mbdeploy.data.samples import Box, Sample, is_file
+from mbdeploy.decoding import decode_toml
 from mbdeploy.errors import DataError, UnavailableError, UsageError
 
 
@@ -82,8 +83,8 @@ def read_manifest(path: Path) -> Manifest:
         DataError: an unreadable file, broken TOML, an unknown, missing or contradictory key.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Manifest)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return decode_toml(path.read_bytes(), Manifest)
+    except (OSError, msgspec.MsgspecError) as error:
         raise DataError(
             where=path,
             expected="a data-set manifest (mbdeploy/data/manifests.py lists its keys)",

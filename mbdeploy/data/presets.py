@@ -9,6 +9,7 @@ import msgspec
 
 from mbdeploy import assets
 from mbdeploy.card import Labels, Preprocess
+from mbdeploy.decoding import decode_toml
 from mbdeploy.errors import CardError, UsageError
 
 # word: mean and std in pixel units 0..255; one number stands for every channel.
@@ -84,8 +85,8 @@ def _read_preset(word: str, size: int, channels: int) -> dict[str, Any]:
 
 def _read_file(word: str) -> dict[str, Any]:
     try:
-        return msgspec.toml.decode(Path(word).read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return decode_toml(Path(word).read_bytes(), dict[str, Any])
+    except (OSError, msgspec.MsgspecError) as error:
         raise UsageError(
             where=word,
             expected="a TOML file with preprocessing",

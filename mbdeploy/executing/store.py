@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
+from mbdeploy.decoding import decode_json
 from mbdeploy.executing.work import Done, Work
 from mbdeploy.results import encode_result
 
@@ -76,6 +77,6 @@ class Store(msgspec.Struct, frozen=True):
 
 def _read_file(path: Path) -> Kept | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Kept)
+        return decode_json(path.read_bytes(), Kept)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -62,7 +62,7 @@ def do_work(
         value = getattr(importlib.import_module(module), called)(request, on_progress)
         plain = msgspec.json.decode(encode_result(value))
     except errors.MbdeployError as error:
-        return {"error": type(error).__name__, "fields": _read_fields(error)}
+        return errors.pack_error(error)
     except StoppedError:
         return {"stopped": True}
     except Exception:
@@ -77,7 +77,7 @@ def raise_error(answer: dict[str, Any]) -> None:
         MbdeployError: the item refused. RuntimeError: a bug of ours, with the worker's traceback.
     """
     if "error" in answer:
-        raise getattr(errors, answer["error"])(**answer["fields"])
+        raise errors.unpack_error(answer)
     if "value" not in answer:
         raise RuntimeError(f"a worker failed:\n{answer.get('bug', answer)}")
 
@@ -106,7 +106,3 @@ def serve(descriptor: int, bounds: dict[str, Any]) -> None:
             pipe.send_bytes(msgspec.json.encode(do_work(**asked, run="", versions={}, name=name, bounds=bounds)))
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         return
-
-
-def _read_fields(error: errors.MbdeployError) -> dict[str, str]:
-    return {key: getattr(error, key) for key in ("where", "expected", "found", "todo")}

@@ -58,6 +58,7 @@ _EXITS: Mapping[str, str] = {
     "5": "A bug of mbdeploy. Run it again with --verbose and report what it prints.",
     "130": "Interrupted, by Ctrl-C or the signal of the same name.",
     "141": "Whoever read the standard output has gone, as in `mbdeploy list | head -1`.",
+    "143": "Ended by SIGTERM or SIGHUP; what was begun is cleared away.",
 }
 _ERRORS: Mapping[str, str] = {
     "MbdeployError": "The root of all errors below; each says where, what was expected and found, and what to do.",

@@ -81,7 +81,7 @@ def collect_time_gates(card: ModelCard, measured: Measured, tolerance: float = 0
 def _read(path: Path, kind: type[T]) -> T:
     try:
         return decode_result(path.read_bytes(), kind)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise DataError(
             where=path,
             expected="a result of this version of mbdeploy",

@@ -43,7 +43,7 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int, bounds
         raise refuse(path, f"at most {_MOST_MEMBERS:,} members", f"{len(members):,}")
     grown = sum(member.file_size for member in members)
     if grown > bounds.max_file_size:
-        raise refuse_more(path, "max_file_size", "bytes once unpacked", show_bytes(grown))
+        raise refuse_more(path, bounds, "max_file_size", "bytes once unpacked", show_bytes(grown))
     if grown > _MOST_GROWTH * size or sum(member.compress_size for member in members) > size:
         raise refuse(path, "an archive of stored tensors", f"{size} bytes that grow to {show_bytes(grown)}")
     for member in members:

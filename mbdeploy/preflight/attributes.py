@@ -69,7 +69,7 @@ def _check_window(node: Any, item: Any, where: object, bounds: Bounds) -> None:
     if any(not math.isfinite(value) or value < least or (is_factor and value <= 0) for value in values):
         raise _refuse_value(node, item.name, values, "above 0" if is_factor else f"{least} or more", where)
     if any(value > bounds.max_window for value in values):
-        raise refuse_more(where, "max_window", f"as {item.name} of {_name(node)}", _show(values))
+        raise refuse_more(where, bounds, "max_window", f"as {item.name} of {_name(node)}", _show(values))
 
 
 def _check_scales(node: Any, places: Places, where: object, bounds: Bounds) -> None:
@@ -84,7 +84,9 @@ def _check_scales(node: Any, places: Places, where: object, bounds: Bounds) -> N
             raise _refuse_value(node, word, values, "finite numbers above 0", where)
         most = bounds.max_window if word == "scales" else bounds.max_window * 16
         if any(value > most for value in values):
-            raise refuse_more(where, "max_window", f"(sixteen times that as sizes) in {_name(node)}", _show(values))
+            raise refuse_more(
+                where, bounds, "max_window", f"(sixteen times that as sizes) in {_name(node)}", _show(values)
+            )
 
 
 def _check_pads(node: Any, places: Places, where: object, bounds: Bounds) -> None:
@@ -92,7 +94,7 @@ def _check_pads(node: Any, places: Places, where: object, bounds: Bounds) -> Non
     own = next((list(item.ints) for item in node.attribute if item.name in ("pads", "paddings")), None)
     values = own or (read_constant(places, node.input[1]) if len(node.input) > 1 else None) or []
     if any(abs(value) > bounds.max_window for value in values):
-        raise refuse_more(where, "max_window", f"as pads of {_name(node)}", _show(values))
+        raise refuse_more(where, bounds, "max_window", f"as pads of {_name(node)}", _show(values))
 
 
 def _check_division(node: Any, places: Places, where: object, bounds: Bounds) -> None:

@@ -37,7 +37,7 @@ def check_file(path: Path, bounds: Bounds, where: object | None = None) -> int:
         kind = "a directory" if stat.S_ISDIR(found.st_mode) else "a device or a pipe"
         raise refuse(where, "a plain file", kind, "give the path of a file")
     if found.st_size > bounds.max_file_size:
-        raise refuse_more(where, "max_file_size", "bytes in a file", show_bytes(found.st_size))
+        raise refuse_more(where, bounds, "max_file_size", "bytes in a file", show_bytes(found.st_size))
     if found.st_size > _SPARSE_BYTES and getattr(found, "st_blocks", found.st_size) * 512 * 8 < found.st_size:
         raise refuse(where, "a file that is stored whole", "a sparse one, which is mostly holes", "copy it again")
     return found.st_size
@@ -54,6 +54,7 @@ def check_external(tensors: Sequence[Any], sizes: Sequence[int], path: Path, bou
         ModelError: one of these does not hold.
     """
     files: dict[str, int] = {}
+    total = 0
     for tensor, size in zip(tensors, sizes, strict=True):
         if not tensor.external_data and not tensor.data_location:
             continue
@@ -65,13 +66,14 @@ def check_external(tensors: Sequence[Any], sizes: Sequence[int], path: Path, bou
         location = told["location"]
         if location not in files:
             files[location] = _check_location(path, location, bounds)
+            total += files[location]
         offset, length = (_read_number(told, key, path, name) for key in ("offset", "length"))
         start = offset or 0
         if (length is not None and length != size) or start + size > files[location]:  # 3.
             shown = f"{length if length is not None else size} bytes at {start} of {files[location]} for {name}"
             raise refuse(path, f"{size} bytes within {show_name(location)}", shown, "make or download it again")
-        if sum(files.values()) > bounds.max_file_size:  # 4.
-            raise refuse_more(path, "max_file_size", "bytes of external data", show_bytes(sum(files.values())))
+        if total > bounds.max_file_size:  # 4.
+            raise refuse_more(path, bounds, "max_file_size", "bytes of external data", show_bytes(total))
     return tuple(files)
 
 

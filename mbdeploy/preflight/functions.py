@@ -46,7 +46,9 @@ def check_functions(model: onnx.ModelProto, places: Places, where: object, bound
                 for graph in (*((item.g,) if item.HasField("g") else ()), *item.graphs):
                     total += count(graph.node, inner, depth + 1)
             if total > bounds.max_nodes:
-                raise refuse_more(where, "max_nodes", "nodes with functions expanded", f"{show_bytes(total)} or more")
+                raise refuse_more(
+                    where, bounds, "max_nodes", "nodes with functions expanded", f"{show_bytes(total)} or more"
+                )
         return total
 
     def count_function(key: _Key, depth: int) -> int:
@@ -67,10 +69,12 @@ def _multiply_trips(node: Any, trips: int, places: Places, where: object, bounds
     known = read_constant(places, node.input[0]) if node.input and node.input[0] else None
     if known is None and not (node.input and node.input[0]):
         found = f"Loop {show_name(node.name)} without a number of trips"
-        raise refuse_more(where, "max_trips", "trips of a loop", found)
+        raise refuse_more(where, bounds, "max_trips", "trips of a loop", found)
     if known is None or len(known) != 1:
         return trips  # it is computed: the time limit of the step holds
     total = trips * max(int(known[0]), 1)
     if total > bounds.max_trips:
-        raise refuse_more(where, "max_trips", "trips of a loop", f"{show_bytes(total)} in Loop {show_name(node.name)}")
+        raise refuse_more(
+            where, bounds, "max_trips", "trips of a loop", f"{show_bytes(total)} in Loop {show_name(node.name)}"
+        )
     return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mbdeploy.bounds import current_bounds, name_option
+from mbdeploy.bounds import Bounds, name_option
 from mbdeploy.errors import ModelError
 
 _TODO = "do not use this file unless you know who made it and why it is so"
@@ -16,9 +16,9 @@ def refuse(where: object, expected: str, found: str, todo: str = _TODO) -> Model
     return ModelError(where=where, expected=expected, found=found, todo=todo)
 
 
-def refuse_more(where: object, limit: str, what: str, found: str) -> ModelError:
-    """The error for a file that asks for more than ``limit`` (a field of Bounds) allows of ``what``."""
-    allowed = show_number(getattr(current_bounds(), limit))
+def refuse_more(where: object, bounds: Bounds, limit: str, what: str, found: str) -> ModelError:
+    """The error for a file that asks for more than ``limit`` (a field of ``bounds``) allows of ``what``."""
+    allowed = show_number(getattr(bounds, limit))
     return ModelError(
         where=where,
         expected=f"at most {allowed} {what}",

@@ -43,7 +43,7 @@ def check_shapes(places: Places, where: object, bounds: Bounds, *, light: bool =
         total += count_bytes(item.dims, item.values.data_type, show_name(item.values.name), where, bounds)
         total += sum(_check_tensor(part, where, bounds, light) for part in (item.values, item.indices))
     if total > bounds.max_memory:
-        raise refuse_more(where, "max_memory", "bytes of weights", show_bytes(total))
+        raise refuse_more(where, bounds, "max_memory", "bytes of weights", show_bytes(total))
     for value in places.values:
         kind = value.type.tensor_type
         if kind.elem_type and kind.HasField("shape"):
@@ -72,7 +72,7 @@ def count_bytes(axes: Sequence[int], data_type: int, name: str, where: object, b
         elements *= axis
     size = (elements * BITS.get(data_type, 8) + 7) // 8
     if size > bounds.max_memory:
-        raise refuse_more(where, "max_memory", "bytes in a tensor", f"{show_bytes(size)} in {name}")
+        raise refuse_more(where, bounds, "max_memory", "bytes in a tensor", f"{show_bytes(size)} in {name}")
     return size
 
 

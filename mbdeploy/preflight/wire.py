@@ -54,7 +54,7 @@ def scan_wire(data: bytes | memoryview, where: object, bounds: Bounds) -> None:
     """Refuse bytes that are no whole ONNX message, or of which a parser would make far more than they are.
 
     Rules: 1. every field ends within its message, and every number within ten bytes. 2. Messages are nested in at
-    most 64 levels. 3. There are at most ``max_nodes`` nodes, and 50 fields for each of these. 4. Packed numbers take
+    most 64 levels. 3. There are at most ``max_nodes`` nodes, and ten fields for each of these. 4. Packed numbers take
     at most ``max_memory`` bytes once they are unpacked. 5. Text is UTF-8: the parser would hand over bytes.
 
     Raises:
@@ -82,10 +82,10 @@ def scan_wire(data: bytes | memoryview, where: object, bounds: Bounds) -> None:
                     waiting.append((inner, depth + 1, body, place))
                 if fields > most or nodes > bounds.max_nodes:  # 3.
                     what = f"nodes, and {_FIELDS_PER_NODE} fields for each"
-                    raise refuse_more(where, "max_nodes", what, "more of them")
+                    raise refuse_more(where, bounds, "max_nodes", what, "more of them")
             if packed * _GROWTH > bounds.max_memory:  # 4.
                 grown = show_bytes(packed * _GROWTH)
-                raise refuse_more(where, "max_memory", "bytes of packed numbers", f"{grown} once unpacked")
+                raise refuse_more(where, bounds, "max_memory", "bytes of packed numbers", f"{grown} once unpacked")
     except ValueError as error:
         raise refuse(
             where,

@@ -11,6 +11,7 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance, Sidecar
+from mbdeploy.decoding import decode_json
 from mbdeploy.errors import DataError
 from mbdeploy.results import ModelRef
 
@@ -116,10 +117,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     """
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = decode_json(path.read_bytes(), Manifest)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (OSError, msgspec.MsgspecError) as error:
         raise _refuse(path, str(error)) from error
     for name in manifest.artifacts:
         if Path(name).is_absolute() or ".." in Path(name).parts:

@@ -16,6 +16,7 @@ import msgspec
 from mbdeploy import artifact, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.card import Budgets, load_card
+from mbdeploy.decoding import decode_json
 from mbdeploy.errors import CardError, DataError, ModelError
 from mbdeploy.provenance.sbom import describe_environment
 from mbdeploy.results import encode_result
@@ -137,9 +138,9 @@ def opening_bundle(path: Path) -> Iterator[Opened]:
             raise _refuse(path, f"{len(places)} of these")
         folder = places[0].parent
         try:
-            manifest = msgspec.json.decode(places[0].read_bytes(), type=_Manifest, strict=False)
+            manifest = decode_json(places[0].read_bytes(), _Manifest, strict=False)
             models = [str(model["file"]) for model in manifest.models]
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, KeyError) as error:
+        except (msgspec.MsgspecError, KeyError) as error:
             raise _refuse(path, str(error)) from error
         for name in (*models, manifest.golden, *manifest.files):
             inside = folder.joinpath(name).resolve().is_relative_to(folder.resolve())
@@ -165,7 +166,13 @@ def _describe(subject: Subject, budgets: Budgets) -> dict[str, Any]:
 
 def _list_providers() -> Mapping[str, Any]:
     return {
-        word: {"ep": row.ep, "runtime": row.runtime, "options": dict(row.options), "machine": row.machine}
+        word: {
+            "ep": row.ep,
+            "runtime": row.runtime,
+            "options": dict(row.options),
+            "machine": row.machine,
+            "compiles": row.compiles,
+        }
         for word, row in PROVIDERS.items()
     }
 

@@ -30,9 +30,9 @@ def tabulate_parity(facts: Sequence[ParityFact]) -> list[Table]:
             _name_sqnr(fact.executed),
             _name_sqnr(fact.exact),
             _name_share(fact.executed),
-            _name_number(fact.executed.max_abs if fact.executed else None),
-            _name_number(fact.executed.cosine if fact.executed else None, 5),
-            _name_number(fact.saturation.max_lsb if fact.saturation else None),
+            name_number(fact.executed.max_abs if fact.executed else None),
+            name_number(fact.executed.cosine if fact.executed else None, 5),
+            name_number(fact.saturation.max_lsb if fact.saturation else None),
         )
         for fact in facts
     )
@@ -62,7 +62,13 @@ def tabulate_checks(checks: Sequence[Check]) -> list[Table]:
     if not checks:
         return []
     rows = tuple(
-        (check.subject, check.name, _name_number(check.value), f"{check.comparison} {check.bound:.4g}", _judge(check))
+        (
+            check.subject,
+            check.name,
+            name_number(check.value),
+            f"{check.comparison} {check.bound:.4g}",
+            name_verdict(check.passed),
+        )
         for check in checks
     )
     notes = tuple(f"{check.name}, {check.subject}: {check.note}" for check in checks if check.note)
@@ -90,7 +96,7 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
         (
             model.model,
             *list_times(model),
-            _name_number(model.wall.images_per_s, 4),
+            name_number(model.wall.images_per_s, 4),
             str(model.wall.n),
         )
         for model in facts.models
@@ -164,7 +170,7 @@ def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
 
 def describe_run(facts: LatencyFacts) -> tuple[str, str]:
     """What a run's ratios rest on: its A/A control, and the CPU with its int8 instructions."""
-    control = f"{_name_interval(facts.control)}, {_judge(facts.checks[0])}"
+    control = f"{_name_interval(facts.control)}, {name_verdict(facts.checks[0].passed)}"
     return f"The baseline against itself (A/A): {control}.", f"{facts.cpu} ({', '.join(facts.isa)})"
 
 
@@ -218,8 +224,14 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
     return tables
 
 
-def _judge(check: Check) -> str:
-    return _VERDICTS[check.passed]
+def name_verdict(passed: bool | None) -> str:
+    """How a gate ended, in text."""
+    return _VERDICTS[passed]
+
+
+def name_decibels(value: float | None) -> str:
+    """An SQNR in text: "equal" if it is infinite."""
+    return "equal" if value == math.inf else name_number(value, 4)
 
 
 def _find_reason(fact: ParityFact) -> str | None:
@@ -227,9 +239,7 @@ def _find_reason(fact: ParityFact) -> str | None:
 
 
 def _name_sqnr(metrics: Metrics | None) -> str:
-    if metrics is not None and metrics.sqnr_db == math.inf:
-        return "equal"
-    return _name_number(metrics.sqnr_db if metrics else None, 4)
+    return name_decibels(metrics.sqnr_db if metrics else None)
 
 
 def _name_share(metrics: Metrics | None) -> str:
@@ -237,7 +247,8 @@ def _name_share(metrics: Metrics | None) -> str:
     return NOT_AVAILABLE if share is None else f"{100 * share:.1f} %"
 
 
-def _name_number(value: float | None, digits: int = 3) -> str:
+def name_number(value: float | None, digits: int = 3) -> str:
+    """A number in text, to so many digits; "n/a" where there is none."""
     return NOT_AVAILABLE if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy.card import Budgets
+from mbdeploy.derive import join_verdicts
 from mbdeploy.errors import StepError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.quant.metrics import check, refuse_metrics
@@ -81,8 +82,8 @@ def verify_matrix(
 ) -> MatrixReport:
     """Do what ``verify`` does in every one of ``WAYS``, and name the first node that diverges in failing cells.
 
-    Rules: 1. gates, references and errors are those of ``verify``; each cell is gated. 2. A runtime other than ONNX
-    Runtime has only its default way. An emulated target leaves out ``basic`` and ``none``, which are float arithmetic;
+    Rules: 1. gates, references and errors are those of ``verify``; each cell is gated. 2. A provider that compiles the
+    graph has only its default way. An emulated target leaves out ``basic`` and ``none``, which are float arithmetic;
     ``none`` is run on this machine's CPU instead. 3. Cells that fail alike, as files and not as executed, are traced
     once. 4. With ``reduce_to`` the smallest failing part of each traced cell is written into a folder there. 5. A
     session that the runtime refuses, or that kills it, is a failing cell, as long as another one runs.
@@ -146,7 +147,6 @@ def verify_matrix(
 
 
 def _make_row(cell: parity.Cell, way: str, provider: str, gates: Sequence[Check]) -> MatrixRow:
-    verdicts = [gate.passed for gate in gates]
     return MatrixRow(
         model=cell.subject.ref.name,
         provider=provider,
@@ -154,7 +154,7 @@ def _make_row(cell: parity.Cell, way: str, provider: str, gates: Sequence[Check]
         output=cell.output,
         reference=cell.executed,
         exact=cell.saturation,
-        passed=False if False in verdicts else None if None in verdicts else True,
+        passed=join_verdicts(gate.passed for gate in gates),
         session=cell.ran.settings,
     )
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-from mbdeploy.results import Metrics
 from mbdeploy.stages.bisect import Divergence
-from mbdeploy.stages.figures import tabulate_checks
+from mbdeploy.stages.figures import name_decibels, name_verdict, tabulate_checks
 from mbdeploy.stages.matrix import MatrixReport
 from mbdeploy.stages.tables import Table
 
-_VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 _CAUSES = {"runtime": "executed otherwise", "rounding": "rounded", "file": "the file itself"}
 
 
@@ -23,11 +19,11 @@ def tabulate_matrix(report: MatrixReport) -> list[Table]:
             f"{row.model}: {row.output}" if several else row.model,
             row.provider,
             row.way,
-            _name_db(row.reference),
+            name_decibels(row.reference.sqnr_db),
             "n/a" if row.reference.top1_agreement is None else f"{100 * row.reference.top1_agreement:.1f} %",
-            _name_db(row.exact),
+            name_decibels(row.exact.sqnr_db),
             "n/a" if row.exact.max_lsb is None else f"{row.exact.max_lsb:.3g}",
-            _VERDICTS[row.passed],
+            name_verdict(row.passed),
         )
         for row in report.rows
     )
@@ -48,7 +44,13 @@ def _tabulate_divergences(report: MatrixReport) -> list[Table]:
     if not report.divergences:
         return []
     rows = tuple(
-        (one.subject, _CAUSES[one.cause], f"{one.operator} {one.node}".strip() or "n/a", _name(one.before), _end(one))
+        (
+            one.subject,
+            _CAUSES[one.cause],
+            f"{one.operator} {one.node}".strip() or "n/a",
+            name_decibels(one.before),
+            _end(one),
+        )
         for one in report.divergences
     )
     notes = tuple(f"{one.subject}: {one.note}" for one in report.divergences if one.note)
@@ -59,12 +61,4 @@ def _tabulate_divergences(report: MatrixReport) -> list[Table]:
 
 
 def _end(one: Divergence) -> str:
-    return _name(one.after) + (f" ({one.after_lsb:.0f} LSB)" if one.after_lsb is not None else "")
-
-
-def _name(value: float) -> str:
-    return "n/a" if math.isnan(value) else "equal" if value == math.inf else f"{value:.4g}"
-
-
-def _name_db(metrics: Metrics) -> str:
-    return _name(metrics.sqnr_db)
+    return name_decibels(one.after) + (f" ({one.after_lsb:.0f} LSB)" if one.after_lsb is not None else "")

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from mbdeploy.estimate import estimate_ratio_of_sums
 from mbdeploy.quant.metrics import check, compare_outputs
-from mbdeploy.targets import Job, bundle_verify, folder
+from mbdeploy.stages.bundle import _list_providers
+from mbdeploy.targets import Job, bundle_verify, folder, parse_provider
 from mbdeploy.targets.job import Session
+from mbdeploy.targets.providers import PROVIDERS, compiles
 
 METRICS = ("images", "elements", "max_abs", "sqnr_db", "cosine", "top1_agreement", "max_lsb", "degenerate")
 SHAPES = st.sampled_from([(1, 3), (4, 5), (4, 1), (6, 2), (3, 4, 2, 2), (5,), (2, 3, 4), (0, 3)])
@@ -35,6 +37,8 @@ def make_pair(seed: int, shape: tuple[int, ...], noise: float, fault: str) -> tu
         out = out[..., :-1]
     elif fault == "huge":
         out = out.astype(np.float64) * 1e200
+    elif fault == "tiny":
+        ref, out = ref.astype(np.float64) * 1e-200, out.astype(np.float64) * 1e-200
     return ref, out
 
 
@@ -43,7 +47,7 @@ def make_pair(seed: int, shape: tuple[int, ...], noise: float, fault: str) -> tu
     seed=st.integers(0, 1000),
     shape=SHAPES,
     noise=st.sampled_from([0.0, 1e-3, 0.5]),
-    fault=st.sampled_from(["", "", "", "nan", "constant", "same", "shape", "huge"]),
+    fault=st.sampled_from(["", "", "", "nan", "constant", "same", "shape", "huge", "tiny"]),
     scale=st.sampled_from([None, 0.25]),
 )
 def test_metrics_are_those_of_the_package(
@@ -58,6 +62,13 @@ def test_metrics_are_those_of_the_package(
         if isinstance(expected, float):
             expected = pytest.approx(expected, rel=1e-12, nan_ok=True)
         assert theirs[name] == expected, name
+
+
+def test_differences_whose_squares_vanish_are_no_equality() -> None:
+    ref, out = make_pair(0, (4, 5), 0.5, "tiny")
+    with np.errstate(all="raise"):
+        found = bundle_verify.compare_outputs(ref, out)
+    assert found["degenerate"] == "differences so small that their squares vanish"
 
 
 def test_metrics_over_several_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +127,17 @@ def test_the_ratio_of_errors_is_that_of_the_package(pairs: list[tuple[float, flo
     above, below = (np.array(column) for column in zip(*pairs, strict=True))
     expected = estimate_ratio_of_sums(above, below).low
     assert bundle_verify.find_lowest_ratio(above, below) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "word", sorted({*PROVIDERS, *(row.ep for row in PROVIDERS.values()), "NoSuchExecutionProvider"})
+)
+def test_a_provider_is_opened_as_the_package_opens_it(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_verify.platform, "machine", lambda: "aarch64")
+    provider = parse_provider(word)
+    found = bundle_verify.find_provider({"providers": _list_providers()}, word)
+    assert (found["ep"], found["runtime"]) == (provider.ep, provider.runtime)
+    assert (found["options"], found["compiles"]) == (provider.options, compiles(provider.ep))
 
 
 def test_the_job_says_to_the_agent_what_a_target_says(tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ from itertools import pairwise
 
 import msgspec
 
+from mbdeploy.derive import join_verdicts
 from mbdeploy.results import Check, Metrics
-from mbdeploy.stages.figures import NOT_AVAILABLE
+from mbdeploy.stages.figures import NOT_AVAILABLE, name_decibels, name_number, name_verdict
 from mbdeploy.stages.reporting.facts import Report
-from mbdeploy.stages.reporting.tables import name_decibels
 from mbdeploy.stages.tables import Table
 
 #: Edges in dB between the colours; the first is for what is below all of them.
 EDGES_DB = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0)
-_VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 _Output = tuple[str, Metrics]
 _Outputs = dict[tuple[str, str], list[_Output]]
 _COLUMNS = ("output", "SQNR dB", "top-1", "max abs", "cosine", "LSB", "images")
@@ -58,7 +57,7 @@ def arrange_parity(report: Report) -> list[Heat]:
     for row in report.matrix:
         key = (row.model, f"{row.provider}, {row.way}")
         ways.setdefault(key, []).append((row.output, row.reference))
-        worst = min((_VERDICTS[row.passed], judged.get(key, "pass")), key=("FAIL", "inconclusive", "pass").index)
+        worst = min((name_verdict(row.passed), judged.get(key, "pass")), key=("FAIL", "inconclusive", "pass").index)
         judged[key] = worst
     note = "Each cell: SQNR in dB of the worst output against the reference; open it for all outputs."
     exact = " exact: Q/DQ in float. against exact: what saturation and the last bit of rounding leave between the two."
@@ -126,15 +125,11 @@ def _list_figures(metrics: Metrics) -> tuple[str, ...]:
     return (
         name_decibels(metrics.sqnr_db),
         NOT_AVAILABLE if share is None else f"{100 * share:.1f} %",
-        _name(metrics.max_abs, 3),
-        _name(metrics.cosine, 5),
-        _name(metrics.max_lsb, 3),
+        name_number(metrics.max_abs, 3),
+        name_number(metrics.cosine, 5),
+        name_number(metrics.max_lsb, 3),
         str(metrics.images),
     )
-
-
-def _name(value: float | None, digits: int) -> str:
-    return NOT_AVAILABLE if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
 def _list_pairs(report: Report) -> Iterable[tuple[str, str]]:
@@ -143,6 +138,4 @@ def _list_pairs(report: Report) -> Iterable[tuple[str, str]]:
 
 def _judge(checks: Sequence[Check], subject: str) -> str:
     verdicts = [check.passed for check in checks if check.subject == subject]
-    if not verdicts:
-        return ""
-    return _VERDICTS[False if False in verdicts else None if None in verdicts else True]
+    return name_verdict(join_verdicts(verdicts)) if verdicts else ""

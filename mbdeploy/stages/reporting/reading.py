@@ -99,7 +99,7 @@ def _read(path: Path, kind: Any) -> Any:
 def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return decode_result(bytes(data), kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.MsgspecError as error:
         raise _refuse(path, str(error)) from error
 
 

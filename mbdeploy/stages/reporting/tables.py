@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -79,7 +78,7 @@ def tabulate_variants(variants: Sequence[Variant], hosts: Sequence[Host]) -> lis
             variant.file,
             f"{variant.provider} {name_host(variant.host)}" if len(hosts) > 1 else variant.provider,
             figures.NOT_AVAILABLE if variant.size_bytes is None else f"{variant.size_bytes / 1e6:.2f}",
-            name_decibels(variant.sqnr_db),
+            figures.name_decibels(variant.sqnr_db),
             figures.NOT_AVAILABLE if variant.top1 is None else f"{100 * variant.top1.value:.1f}",
             _name_time(variant, "*" if index in best else ""),
             _name_ratio(variant),
@@ -112,13 +111,6 @@ def tabulate_hosts(hosts: Sequence[Host]) -> Table:
     )
     columns = ("host", "CPU", "cores", "memory", "versions")
     return Table(title="Hosts", columns=columns, rows=rows, left=(0, 1, 4))
-
-
-def name_decibels(value: float | None) -> str:
-    """An SQNR in text: "equal" if it is infinite."""
-    if value is None or math.isnan(value):
-        return figures.NOT_AVAILABLE
-    return "equal" if value == math.inf else f"{value:.4g}"
 
 
 def name_host(index: int | None) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from mbdeploy.decoding import decode_json
 from mbdeploy.targets.emulation.prefix import compose_command
 from mbdeploy.targets.emulation.programs import call_program, refuse_step
 
@@ -53,7 +54,7 @@ def ask_guest(emulator: Sequence[str], cpu: str, root: Path, python: Path) -> Gu
         wall_s=300.0,
     )
     try:
-        guest = msgspec.json.decode(said, type=Guest)
+        guest = decode_json(said, Guest)
     except msgspec.MsgspecError as error:
         raise refuse_step(expected, f"{str(python)!r}, which prints {said[:80]!r}", todo) from error
     if guest.machine != "aarch64":

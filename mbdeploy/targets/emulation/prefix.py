@@ -17,6 +17,7 @@ import msgspec
 
 from mbdeploy.artifact import read_tools
 from mbdeploy.assets import cache_root
+from mbdeploy.decoding import decode_json
 from mbdeploy.errors import UnavailableError
 from mbdeploy.targets.providers import list_carriers
 
@@ -79,7 +80,7 @@ def find_onnxruntime() -> str:
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a whole prefix; None for a folder without one, and for one that was moved."""
     try:
-        manifest = msgspec.json.decode((folder / _MANIFEST).read_bytes(), type=Manifest)
+        manifest = decode_json((folder / _MANIFEST).read_bytes(), Manifest)
     except (OSError, msgspec.MsgspecError):
         return None
     return manifest if manifest.home == str(folder) else None
