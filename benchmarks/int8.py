@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--preprocess")
     parser.add_argument("--method", help="calibration method")
     parser.add_argument("--recipe", default="accurate")
+    parser.add_argument("--keep-float", action="append", default=[], metavar="PATTERN", help="nodes that stay in float")
     parser.add_argument("--seed", type=int, default=0, help="draws the images that calibrate: another split")
     parser.add_argument("--provider", action="append")
     parser.add_argument("--min-duration", type=float, default=10.0)
@@ -62,6 +63,7 @@ def main() -> None:
             preprocess=arguments.preprocess,
             calibration_method=arguments.method,
             recipe=arguments.recipe,
+            keep_float=arguments.keep_float,
             seed=arguments.seed,
         )
         seen = data.open_dataset(calibration, split="calibrate", limit=128, seed=arguments.seed).samples
@@ -83,6 +85,7 @@ def main() -> None:
             "calibration": Path(calibration).name,
             "recipe": arguments.recipe,
             "method": arguments.method,
+            "keep_float": arguments.keep_float,
             "seed": arguments.seed,
             "n": count,
             "sqnr_db": {name: round(metrics.sqnr_db, 2) for name, metrics in cells.items()},

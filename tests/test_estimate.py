@@ -118,6 +118,7 @@ def test_several_processes_have_students_interval_over_their_medians() -> None:
     assert (found.low, found.high) == (pytest.approx(math.exp(0.01 - half)), pytest.approx(math.exp(0.01 + half)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_the_interval_of_few_processes_covers_the_truth_although_each_has_a_speed_of_its_own(count: int) -> None:
     rng = np.random.default_rng(count)

@@ -113,6 +113,7 @@ def test_none_of_ten_thousand_pairs_that_cannot_be_compared_passes_a_gate() -> N
     try_pairs(10_000)()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.sweep)])
 def test_none_passes_where_assertions_are_switched_off(count: int) -> None:
     argv = [sys.executable, "-O", "-c", f"import sys; sys.path[:] = {sys.path!r}; exec(open({__file__!r}).read())"]

@@ -247,6 +247,7 @@ def test_a_file_above_its_limit_is_refused(step: Callable[[str], str], tmp_path:
         run_step(step("fill_disk"), {"path": str(tmp_path / "x")}, limits=Limits(file_bytes=1 << 16))
 
 
+@pytest.mark.slow
 def test_a_child_beyond_its_time_is_stopped_with_its_whole_group(step: Callable[[str], str], tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     outcome = run_step(step("hang"), {"pids": str(pids)}, limits=Limits(wall_s=3.0))
@@ -318,6 +319,7 @@ def test_where_the_network_cannot_be_cut_off_the_step_runs_and_the_reason_is_tol
         watch.find_network_bar.cache_clear()
 
 
+@pytest.mark.slow
 @LINUX_ONLY
 def test_a_step_takes_no_more_time_than_the_bounds_in_force(step: Callable[[str], str]) -> None:
     with bounding(max_time=1.0):

@@ -8,17 +8,30 @@ from mbdeploy import artifact
 from mbdeploy.errors import CardError, OutputError, UsageError
 from mbdeploy.pipeline import STAGES, run
 
-QUICK = {"num_calibration_samples": 4, "min_duration": 0.05}
+pytestmark = pytest.mark.xdist_group("pipeline")
+CARD = """
+name = "tiny"
+summary = "for this test"
+net = "mobilenet_v1"
+args = { alpha = 0.25 }
+weights = { seed = 0 }
+preprocess = { size = 64 }
+quantization = { calibration = "photos", num_calibration_samples = 4, recipe = "portable" }
+[budgets]
+int8_sqnr_db = 8.0
+"""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "out"
-    return folder, run("mobilenet_v1_025", output=folder, **QUICK)
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "tiny.toml").write_text(CARD)
+    return folder / "out", run(str(folder / "tiny.toml"), output=folder / "out", min_duration=0.05)
 
 
 def again(folder, **options):
-    return {stage.name: stage.fresh for stage in run("mobilenet_v1_025", output=folder, **QUICK, **options).stages}
+    summary = run(str(folder.with_name("tiny.toml")), output=folder, min_duration=0.05, **options)
+    return {stage.name: stage.fresh for stage in summary.stages}
 
 
 @pytest.mark.slow

@@ -123,6 +123,7 @@ def test_other_toml_files_are_left_alone(pytester: pytest.Pytester) -> None:
     assert run(pytester, "--mbdeploy-provider", "cpu").ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+@pytest.mark.slow
 def test_the_fixture_compares_on_the_providers_that_were_asked_for(
     pytester: pytest.Pytester, conv_model_file: Path
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_peer_without_a_file_says_why(quantizers: ModuleType, tmp_path: Path, 
     assert run_fake_peer(quantizers, tmp_path, body) == {"failed": said}
 
 
+@pytest.mark.slow
 def test_a_peer_that_does_not_end_is_ended_at_the_limit_of_cpu_time(quantizers: ModuleType, tmp_path: Path) -> None:
     found = run_fake_peer(quantizers, tmp_path, "while True: pass", limit_s=1)
     assert found == {"failed": "no file within 1 s of CPU time"}

@@ -25,6 +25,7 @@ def outputs(conv_model_file: Path) -> np.ndarray[Any, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_model_equals_itself_as_a_file_as_an_array_and_as_a_function(
     conv_model_file: Path, outputs: np.ndarray[Any, Any]
 ) -> None:

@@ -32,6 +32,7 @@ def clipping_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_audit_and_its_repair_end_as_the_file_deserves(clipping_file: Path) -> None:
     found = run(clipping_file)
     assert found.exit_code == EXIT_GATE_FAILED

@@ -140,6 +140,7 @@ def test_an_unknown_provider_is_bad_input(conv_model_file: Path) -> None:
     assert "expected a provider (cpu, arm, openvino, cuda" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["verify", "bench"])
 def test_what_fell_back_is_labelled_and_a_rule_on_placement_then_fails(
     command: str, conv_model_file: Path, photo_folder: Path

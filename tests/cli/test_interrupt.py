@@ -40,6 +40,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up in /proc")
 def test_ctrl_c_leaves_no_child_and_nothing_half_written(tmp_path: Path, tiny_card: Path) -> None:
     output = tmp_path / "out"
@@ -76,7 +77,10 @@ def start_run(card: Path, output: Path) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up in /proc")
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGINT, EXIT_INTERRUPTED, "interrupted"), (signal.SIGTERM, EXIT_TERMINATED, "terminated")],
+    [
+        (signal.SIGINT, EXIT_INTERRUPTED, "interrupted"),
+        pytest.param(signal.SIGTERM, EXIT_TERMINATED, "terminated", marks=pytest.mark.sweep),
+    ],
 )
 def test_a_signal_in_any_stage_leaves_no_child_no_half_file_and_a_run_that_goes_on(
     tmp_path: Path, tiny_card: Path, number: signal.Signals, code: int, word: str

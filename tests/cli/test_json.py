@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,14 +48,26 @@ def test_every_command_is_called_or_says_why_not() -> None:
     assert set(CALLS) | set(ELSEWHERE) == set(COMMANDS)
 
 
-@pytest.mark.slow
-def test_json_is_alone_on_standard_output(tmp_path: Path, tiny_card: Path, make_photos: Callable[..., None]) -> None:
+@pytest.mark.sweep
+def test_json_is_alone_on_standard_output(tmp_path: Path, tiny_card: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "photos").iterdir())
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(f"photos/{name},0\n" for name in names))
     assert tiny_card.parent == tmp_path
     for name, words in CALLS.items():
-        argv = [sys.executable, "-m", "mbdeploy.cli", name, *words, "--format", "json"]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=tmp_path)
-        assert done.returncode in (EXIT_OK, EXIT_GATE_FAILED, EXIT_INCONCLUSIVE), (name, done.stderr)
-        json.loads(done.stdout)  # all of it
-        assert "Traceback" not in done.stderr, name
+        call(tmp_path, name, *words)
+
+
+@pytest.mark.slow
+def test_so_it_is_where_native_code_has_run(tmp_path: Path, conv_model_file: Path, photo_folder: Path) -> None:
+    assert conv_model_file.parent == photo_folder.parent == tmp_path
+    call(tmp_path, "quantize", "conv.onnx", "--calibration", "./photos", "--preprocess", "unit", "--fast")
+    call(tmp_path, "audit", "conv.int8.onnx")
+    call(tmp_path, "bench", "conv.onnx", "conv.int8.onnx", "--min-duration", "0.05", "--processes", "1")
+
+
+def call(folder: Path, *words: str) -> None:
+    argv = [sys.executable, "-m", "mbdeploy.cli", *words, "--format", "json"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=folder)
+    assert done.returncode in (EXIT_OK, EXIT_GATE_FAILED, EXIT_INCONCLUSIVE), (words, done.stderr)
+    json.loads(done.stdout)  # all of it
+    assert "Traceback" not in done.stderr, words

@@ -32,6 +32,7 @@ def test_every_command_that_opens_a_foreign_file_has_every_limit_with_the_librar
             assert list_limits(name)[key].type.convert(str(shown[key]), None, context) == default
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "code"),
     [("100", 2), ("1KB", 2), ("1MB", 0), ("1MiB", 0), ("0", 2), ("-5", 2), ("1XB", 2), ("lots", 2), ("9" * 30, 2)],

@@ -126,6 +126,7 @@ def test_the_exit_code_is_what_the_command_returned() -> None:
     assert [end_with_code(lambda code=code: code, Screen()) for code in (None, 0, 1, 4)] == [0, 0, 1, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", [["list"], ["list", "--format", "json"], ["doctor"]])
 def test_a_reader_that_has_left_is_no_bug_and_no_failed_gate(args: list[str]) -> None:
     reader, writer = os.pipe()

@@ -194,6 +194,7 @@ def test_an_external_weight_counts_by_its_shape(make_model: Make, look: Look) ->
     assert {finding.rule for finding in report.findings} <= {"MB105"}  # nothing about what the weights are
 
 
+@pytest.mark.slow
 @given(
     numerator=st.lists(st.integers(-1000, 1000), min_size=1, max_size=4),
     divisor=st.integers(-20, 20).filter(bool),
@@ -248,7 +249,7 @@ def test_what_cannot_or_should_not_be_computed_has_no_value(operator: str, value
     assert fold_node(operator, {}, values) is None
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_every_shape_read_equals_that_of_onnxs_own_test_data(look: Look) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the generators of ONNX overflow on purpose

@@ -217,6 +217,7 @@ def test_sources_without_splits_give_the_same_samples_for_every_split(tmp_path: 
 some_names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=30, unique=True)
 
 
+@pytest.mark.slow
 @settings(deadline=None, derandomize=True)
 @given(some_names, st.integers(1, 40), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_chosen_samples_do_not_depend_on_the_order_of_the_files(

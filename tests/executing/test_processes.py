@@ -49,6 +49,7 @@ def test_a_lost_run_is_resumed_and_an_item_that_is_there_twice_is_done_once(
     assert sorted(n for n, _ in read_calls(tmp_path)) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_nothing_counts_twice(make_works: Make, store: Store, tmp_path: Path) -> None:
     found = list(submit(make_works("die_once", 5), LocalExecutor(2), store))
     assert [done.value["square"] for done in found] == [0, 1, 4, 9, 16]

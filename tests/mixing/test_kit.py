@@ -44,6 +44,7 @@ def test_a_mix_placed_on_a_skeleton_is_the_one_the_quantizer_makes(kit: Kit, kee
     assert constants == {tensor.name: tensor for tensor in wanted.graph.initializer}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_float", [("stem",), ("stem", "max"), ("second",)])
 def test_what_stands_behind_a_pool_in_float_gets_the_scale_that_the_quantizer_gives_it(
     build_kit: Callable[[onnx.ModelProto], Kit], images: np.ndarray, keep_float: tuple[str, ...]

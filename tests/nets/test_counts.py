@@ -247,6 +247,7 @@ def name_row(row: Row) -> str:
     return "-".join([row.net, *(f"{key}={value}" for key, value in row.args.items()), str(row.size)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=name_row)
 def test_every_variant_costs_what_its_paper_prints(row: Row) -> None:
     counts = build_counts(row)

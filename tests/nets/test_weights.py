@@ -47,6 +47,7 @@ def make_state() -> dict[str, torch.Tensor]:
     return build_net("mobilenet_v1", **SMALL).state_dict()
 
 
+@pytest.mark.slow
 def test_a_seed_always_gives_the_same_weights_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
     first = load_network(make_card(tmp_path)).state_dict()

@@ -108,6 +108,7 @@ def test_a_gate_holds_exactly_when_its_comparison_does(value: float, bound: floa
     assert check("m", "s", value, bound, "<=").passed is (value <= bound)
 
 
+@pytest.mark.slow
 @given(ARRAYS, st.data())
 def test_sums_of_parts_are_the_sums_of_the_whole(reference: np.ndarray, data: st.DataObject) -> None:
     output = data.draw(hnp.arrays(np.float32, reference.shape, elements=st.floats(-100, 100, width=32)))
@@ -120,6 +121,7 @@ def test_sums_of_parts_are_the_sums_of_the_whole(reference: np.ndarray, data: st
     assert_close(parts, whole)
 
 
+@pytest.mark.slow
 @given(ARRAYS)
 @settings(deadline=None)
 def test_sums_do_not_depend_on_the_size_of_blocks(reference: np.ndarray) -> None:
@@ -161,6 +163,7 @@ def test_low_precision_outputs_are_summed_in_float64() -> None:
     assert found.sqnr_db == pytest.approx(10 * math.log10(4), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_gates_hold_when_assertions_are_switched_off() -> None:
     program = (
         "import math; from mbdeploy.quant.metrics import check, compare_outputs\n"

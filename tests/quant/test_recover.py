@@ -104,6 +104,7 @@ def test_the_record_tells_what_each_layer_gained_and_portable_has_nothing_to_tel
     assert [layer.recovered_db for layer in record.layers] == [None] * 4
 
 
+@pytest.mark.slow
 def test_every_technique_can_be_left_out_and_makes_a_difference(small_net, images, quantize_here):
     files = {}
     for count in range(4):
@@ -143,6 +144,7 @@ def test_layers_are_fitted_to_the_model_that_is_written(
         np.testing.assert_array_equal(first[:, : second.shape[1]], second)  # the file has channels of zeros besides
 
 
+@pytest.mark.slow
 def test_neither_the_order_of_the_images_nor_the_number_of_threads_changes_a_byte(small_net, images, quantize_here):
     plain, _ = quantize_here(small_net, images)
     order = np.random.default_rng(0).permutation(len(images))
@@ -397,6 +399,7 @@ def test_techniques_left_out_are_gone_and_those_a_recipe_lacks_may_be_left_out_t
     assert list_techniques(find_recipe("portable"), ["bias", "bias"]) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wall_s", [None, 0.2])
 def test_the_scratch_folder_is_gone_afterwards_and_after_a_failure(wall_s, small_net, images, tmp_path):
     (tmp_path / "float.onnx").write_bytes(small_net.SerializeToString())

@@ -71,6 +71,7 @@ def test_a_batch_norm_goes_into_the_conv_before_it(rewritten) -> None:
     assert rewritten("batch_norm_into_conv", nodes, **CONV, **BATCH_NORM) == "Conv"
 
 
+@pytest.mark.slow
 def test_a_batch_norm_goes_into_the_gemm_before_it(rewritten) -> None:
     nodes = "f = Flatten (image) c = Gemm <transB=1> (f, k, b) y = BatchNormalization (c, gamma, beta, mean, var)"
     assert rewritten("batch_norm_into_conv", nodes, k=(4, 192), b=(4,), **BATCH_NORM) == "Flatten Gemm"

@@ -75,6 +75,7 @@ def quantize_static(float_file: Path, images: Path) -> Callable[[str, str], Path
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "form", "kind", "clips"),
     [
@@ -126,6 +127,7 @@ def test_files_of_quantize_static_are_audited_and_repaired(
         assert saved.verdict == report.verdict
 
 
+@pytest.mark.slow
 def test_without_images_the_file_runs_on_noise_and_nothing_is_written(
     quantize_static: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_float_file_is_refused(float_file: Path) -> None:
         audit(float_file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\x08\x07\x12\xff\xff\xff"])
 def test_what_is_no_model_is_refused_and_nothing_is_written(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"

@@ -32,6 +32,7 @@ def take_by_name(index: int, session: Session, number: int) -> int:
     return {"fp32.onnx": 1_000_000, "int8.onnx": 700_000, "slow.onnx": 1_300_000}[session.model.name] + number % 3
 
 
+@pytest.mark.slow
 def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, mean_golden: Path) -> None:
     models = [write_mean_model(), write_mean_model("q.onnx", quantized=True)]
     seen = []
@@ -67,6 +68,7 @@ def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, 
     assert len(judge_run(run)) == 2
 
 
+@pytest.mark.slow
 def test_several_threads_are_timed_by_the_process_and_do_not_spin_into_the_next_turn(
     write_mean_model: Write, mean_golden: Path
 ) -> None:

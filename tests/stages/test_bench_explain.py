@@ -15,6 +15,7 @@ from mbdeploy.stages.bench_explain_tables import tabulate_explanation
 Write = Callable[..., Path]
 
 
+@pytest.mark.slow
 def test_two_files_are_joined_with_their_costs_and_compared(write_mean_model: Write, mean_golden: Path) -> None:
     models = [write_mean_model(), write_mean_model("q.onnx", quantized=True)]
     result = explain(models, inputs=mean_golden, threads=2, warmup=2, min_duration=0, min_pairs=6)

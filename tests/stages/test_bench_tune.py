@@ -52,6 +52,7 @@ def find_times(result: TuneResult) -> Sequence[str]:
     return [series.model.name for series in result.runs[-1].series]
 
 
+@pytest.mark.slow
 def test_the_fastest_of_each_group_are_confirmed_together(
     open_lab: Callable[..., Lab], write_mean_model: Write, mean_golden: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_fastest_of_each_group_are_confirmed_together(
     )
 
 
+@pytest.mark.slow
 def test_a_faster_set_with_other_answers_is_not_chosen(
     open_lab: Callable[..., Lab], write_mean_model: Write, mean_golden: Path
 ) -> None:
@@ -81,6 +83,7 @@ def test_a_faster_set_with_other_answers_is_not_chosen(
     assert use.rows == (("defaults", "no correct set is faster"),)
 
 
+@pytest.mark.slow
 def test_what_a_second_run_does_not_confirm_is_not_chosen(
     open_lab: Callable[..., Lab], write_mean_model: Write, mean_golden: Path
 ) -> None:

@@ -56,6 +56,7 @@ def check_itself(place: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [".tar.gz", ".zip"])
 def test_equal_inputs_make_equal_bytes_wherever_and_whenever(folder: Path, tmp_path: Path, ending: str) -> None:
     copy = tmp_path / "elsewhere" / folder.name
@@ -97,6 +98,7 @@ def test_a_bundle_passes_and_gives_the_numbers_of_verify(folder: Path, tmp_path:
     assert "sqnr_db" in table.stdout and "pass" in table.stdout and "int8.onnx" in table.stdout
 
 
+@pytest.mark.slow
 def test_a_gate_that_fails_ends_in_1_there_and_here(folder: Path, tmp_path: Path) -> None:
     judge(folder, Budgets(int8_sqnr_db=200))
     bundle(folder, output=tmp_path / "b.tar.gz")
@@ -108,6 +110,7 @@ def test_a_gate_that_fails_ends_in_1_there_and_here(folder: Path, tmp_path: Path
     assert "sqnr_db" in here.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int8.onnx", "golden.npz", "agent.py", "README.txt"])
 def test_a_changed_file_is_refused_before_anything_runs(folder: Path, tmp_path: Path, name: str) -> None:
     bundle(folder, output=tmp_path / "b.tar.gz")
@@ -130,6 +133,7 @@ def test_a_missing_file_is_refused_too(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "manifest.json cannot be read" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
@@ -148,6 +152,7 @@ def test_other_endings_have_the_exit_codes_of_mbdeploy(
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_model_that_its_runtime_refuses_ends_in_2(folder: Path, tmp_path: Path) -> None:
     bundle(folder, output=tmp_path / "b.tar.gz")
     place = unpacked(tmp_path / "b.tar.gz", tmp_path / "board")
@@ -160,6 +165,7 @@ def test_a_model_that_its_runtime_refuses_ends_in_2(folder: Path, tmp_path: Path
     assert done.stderr.startswith("error: int8.onnx: ")
 
 
+@pytest.mark.slow
 def test_a_model_with_external_data_brings_its_files(
     write_mean_model: Write, mean_golden: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def make_observations(values: dict[int, float], *, tensor: str = "t") -> Observa
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [3, 17])
 def test_shards_merge_to_the_bytes_of_a_run_without_them(
     conv_model_file: Path, images: str, tmp_path: Path, calibrated: tuple[Path, CalibrateRecord], shards: int
@@ -63,6 +64,7 @@ def test_shards_merge_to_the_bytes_of_a_run_without_them(
         assert (many / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_where_it_was(conv_model_file: Path, images: str, tmp_path: Path) -> None:
     folder = tmp_path / "calibration"
     given = {"output": folder, "calibration": images, "preprocess": "raw", "shards": 3}
@@ -77,6 +79,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(conv_model_file: Path, imag
     assert set(other.shards.values()) == {False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["minmax", "mse", "percentile", "entropy"])
 def test_ranges_from_the_file_make_the_int8_file_that_the_images_make(
     conv_model_file: Path, images: str, tmp_path: Path, calibrated: tuple[Path, CalibrateRecord], method: str
@@ -236,6 +239,7 @@ def test_the_sidecar_vouches_for_the_calibration(calibrated: tuple[Path, Calibra
     assert [Path(file).name for file in record.files] == ["calibration.npz", "ranges.json"]
 
 
+@pytest.mark.slow
 def test_workers_share_the_shards_and_give_the_same_bytes(
     conv_model_file: Path, images: str, tmp_path: Path, calibrated: tuple[Path, CalibrateRecord]
 ) -> None:

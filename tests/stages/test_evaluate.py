@@ -200,6 +200,7 @@ def test_a_model_that_fell_back_is_labelled_in_the_report_and_its_table(
     assert tabulate_accuracy(derive_accuracy(report))[0].rows[0][:2] == ("fp32", f"{word} (fell back to cpu)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "shard_size"), [(1, 32), (2, 64), (2, 96)])
 def test_workers_give_the_report_of_one_process_to_the_last_bit_whatever_the_shards(
     write_mean_model: Write, tmp_path: Path, workers: int, shard_size: int
@@ -242,6 +243,7 @@ def test_a_shard_is_whole_blocks(write_mean_model: Write, tmp_path: Path) -> Non
         evaluate([write_mean_model()], data=write_many(tmp_path), workers=1, shard_size=20, store=tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_images_that_never_vary_are_refused_by_workers_too(write_mean_model: Write, tmp_path: Path) -> None:
     np.savez(tmp_path / "grey.npz", inputs=np.ones((3, 3, 4, 4), np.float32), labels=np.zeros(3, int))
     with pytest.raises(DataError, match="the same value everywhere"):

@@ -171,7 +171,8 @@ def run_file(path: Path, images: Any) -> list[Any]:
     return list(session.run(None, {"image": images}))
 
 
-@pytest.mark.parametrize("exporter", [pytest.param("dynamo", marks=pytest.mark.slow), "torchscript"])
+@pytest.mark.slow
+@pytest.mark.parametrize("exporter", [pytest.param("dynamo", marks=pytest.mark.sweep), "torchscript"])
 def test_an_export_writes_the_same_bytes_in_every_process_and_vouches_for_them(
     tmp_path: Path,
     options: dict[str, Any],
@@ -205,6 +206,7 @@ def test_an_export_writes_the_same_bytes_in_every_process_and_vouches_for_them(
         assert again.with_name(file).read_bytes() == path.with_name(file).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_computes_what_torch_computes_at_batch_sizes_that_were_never_traced(exported: Path) -> None:
     model = model_file.load_model(exported)
     onnx.checker.check_model(model, full_check=True)
@@ -312,6 +314,7 @@ def test_a_difference_beyond_the_cards_budget_leaves_no_file(tmp_path: Path, car
     assert list_files(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_replace_the_cards(tmp_path: Path, card_file: Path, here: None) -> None:
     from mbdeploy.nets.weights import load_network
 
@@ -354,6 +357,7 @@ def test_a_program_of_torch_export_gives_the_same_as_its_network(
     assert list_files(tmp_path / "c") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "exporter", "message"),
     [
@@ -385,6 +389,7 @@ def test_a_network_that_cannot_be_exported_faithfully_is_refused_in_one_line_and
     assert list_files(tmp_path / "out") == []
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_its_process_down_takes_no_more(tmp_path: Path, options: dict[str, Any]) -> None:
     path = tmp_path / "out" / "fp32.onnx"
     artifact.write_bytes(path, b"of last week")
@@ -450,6 +455,7 @@ def test_an_opset_that_nobody_knows_is_refused(tmp_path: Path, options: dict[str
         stage.export(name("small"), output=tmp_path / "out" / "fp32.onnx", opset=opset, **options)
 
 
+@pytest.mark.slow
 def test_an_opset_that_the_exporter_cannot_reach_is_refused_and_not_replaced(
     tmp_path: Path, options: dict[str, Any], here: None
 ) -> None:

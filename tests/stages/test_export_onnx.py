@@ -58,6 +58,7 @@ def test_a_file_becomes_fp32_with_a_dynamic_batch_and_its_own_outputs_are_golden
     np.testing.assert_array_equal(session.run(None, {"image": golden.input[:1]})[0], golden.outputs[0][:1])
 
 
+@pytest.mark.slow
 def test_a_file_that_is_another_one_and_a_larger_batch_are_refused(
     make_card: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ def test_the_answers_are_those_of_float32_to_ten_bits(halved: Path, conv_model_f
     np.testing.assert_allclose(run(halved, images), expected, atol=4e-3 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes(halved: Path, conv_model_file: Path, tmp_path: Path) -> None:
     halve(conv_model_file, output=tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == halved.read_bytes()

@@ -128,6 +128,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(report: InspectReport) -> No
     assert "prefers-color-scheme: dark" in page and "@media print" in page
 
 
+@pytest.mark.slow
 def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "hostile.onnx"
     model = build_deep(2, HOSTILE)
@@ -143,6 +144,7 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
         assert "\x1b" not in text and "\u202e" not in text, format_
 
 
+@pytest.mark.slow
 def test_the_page_of_a_deep_network_stays_below_500_kb(tmp_path: Path) -> None:
     path = tmp_path / "deep.onnx"
     path.write_bytes(build_deep(2000, "a/name/as/exporters/write/them/").SerializeToString())
@@ -274,6 +276,7 @@ def test_a_sweep_needs_a_card(conv_model_file: Path) -> None:
         inspect(conv_model_file, sweep=True)
 
 
+@pytest.mark.slow
 def test_the_command_writes_what_it_was_asked_for(conv_model_file: Path, tmp_path: Path) -> None:
     shown = run("inspect", str(conv_model_file), "--format", "json", "--ignore", "MB203", "--as-standard-conv")
     assert shown.exit_code == 0, shown.stderr
@@ -314,7 +317,7 @@ def test_the_roofline_of_this_machine_bounds_every_layer(conv_model_file: Path) 
     assert roofline.peaks.host.cpu
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_mobilenet_v1_costs_what_its_paper_says(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     found = inspect("mobilenet_v1", sweep=True, as_standard_conv=True)

@@ -16,7 +16,7 @@ pytest.importorskip("torch")
     ("card", "macs"),  # in millions at 224 pixels by width: what the nets' authors print, see tests/nets/test_counts.py
     [
         ("shufflenet_v2", {0.5: 40, 1.0: 146, 1.5: 299, 2.0: 591}),
-        ("ghostnet", {0.5: 42, 1.0: 141, 1.3: 227}),
+        pytest.param("ghostnet", {0.5: 42, 1.0: 141, 1.3: 227}, marks=pytest.mark.sweep),
     ],
 )
 def test_a_sweep_counts_the_widths_that_a_net_is_published_in(card: str, macs: dict[float, int]) -> None:

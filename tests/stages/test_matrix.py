@@ -102,6 +102,7 @@ def test_a_node_that_this_runtime_executes_otherwise_is_named(
     assert "as executed" in lines[1] and "inf" not in lines[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("node", ["conv1", "conv2", "conv5"])
 def test_a_node_that_a_target_gets_wrong_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug, node: str
@@ -142,6 +143,7 @@ def test_a_file_that_is_refused_in_every_way_is_an_error(
         verify_matrix([path], providers=[plug_fake("grim", FakeTarget(answer=answer))], budgets=LOOSE)
 
 
+@pytest.mark.slow
 def test_a_float_node_that_a_target_gets_wrong_is_named(
     make_conv_model: Build, tmp_path: Path, plug_fake: Plug
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_float_node_that_a_target_gets_wrong_is_named(
     assert {row.way: row.passed for row in report.rows}["none"] is True
 
 
+@pytest.mark.slow
 def test_an_activation_that_is_rounded_too_coarsely_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -178,6 +181,7 @@ def test_an_activation_that_is_rounded_too_coarsely_is_named(
     assert f"{one.after:.2f} dB" in done.stdout and f"{one.before:.2f} dB" in done.stdout
 
 
+@pytest.mark.slow
 def test_wrong_weights_are_no_node_s_fault(build_chain: Build, tmp_path: Path, images: np.ndarray) -> None:
     path = save(build_chain(), tmp_path / "q.onnx", images)
     model = build_chain()
@@ -205,7 +209,7 @@ def test_the_command_shows_cells_gates_and_where_it_begins(
     assert alone.exit_code == 2 and "--matrix" in alone.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.emulation
 def test_saturation_on_a_cpu_without_vnni_is_traced_to_its_layer(
     build_chain: Build, tmp_path: Path, images: np.ndarray

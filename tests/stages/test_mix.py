@@ -152,6 +152,7 @@ def test_the_mix_that_was_chosen_can_be_made_again_by_name(search, model, images
     assert again.read_bytes() == (tmp_path / "int8.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_fitted_weights_are_measured_before_a_mix_is_refused(search, model, images, tmp_path):
     report = search(min_sqnr=0.0, recipe="accurate")
     plain = next(mix for mix in report.mixes if mix.name == report.chosen)
@@ -163,6 +164,7 @@ def test_fitted_weights_are_measured_before_a_mix_is_refused(search, model, imag
     assert (better.final is None) == all(mix.sqnr_db < goal for mix in better.made)
 
 
+@pytest.mark.slow
 def test_images_that_calibrated_do_not_judge(search):
     report = search(min_sqnr=0.0)
     assert (report.images, report.held_out, report.labelled) == (16, True, False)
@@ -202,6 +204,7 @@ def test_the_page_escapes_names_and_shows_the_figures(search):
     assert f"{report.final.sqnr_db:.2f} dB" in page
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_chosen_and_ends_with_1_where_nothing_was(model, images, tmp_path):
     def call(*args):
         options = ["--calibration", images, "--fast", "--num-calibration-samples", "8", "-o", str(tmp_path / "x.onnx")]

@@ -160,6 +160,7 @@ def write_conv(path: Path, *, island: bool) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["cpu", "openvino"])
 @pytest.mark.parametrize("island", [False, True])
 def test_verify_gates_on_what_really_ran(

@@ -88,6 +88,7 @@ def test_executed_equals_exact_and_is_close_to_float(quantized, conv_model_file,
     assert sqnr_db(reference, executed) > 25
 
 
+@pytest.mark.slow
 def test_the_stored_weights_of_portable_cannot_clip_and_those_of_plain_scales_could(
     conv_model_file, calibration, tmp_path
 ):
@@ -110,6 +111,7 @@ def test_every_recipe_stays_close_to_float(recipe, conv_model_file, calibration,
     assert sqnr_db(run_model(conv_model_file, images), run_model(path, images, exact=True)) > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_order_of_the_images_does_not_change_a_byte(method, conv_model_file, images, tmp_path):
     files = []
@@ -130,12 +132,14 @@ def test_the_order_of_the_images_does_not_change_a_byte(method, conv_model_file,
     assert files[0] == files[1]
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(conv_model_file, calibration, tmp_path):
     for name in ("a.onnx", "b.onnx"):
         quantize(conv_model_file, output=tmp_path / name, calibration=calibration, preprocess="raw")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_static_batch_is_calibrated_like_a_dynamic_one(make_conv_model, calibration, tmp_path):
     ranges = []
     for name, batch in (("dynamic", None), ("static", 4)):

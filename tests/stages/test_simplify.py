@@ -110,15 +110,16 @@ def test_onnxsim_and_our_rewrites_leave_what_quantizes_and_the_batch_stays_dynam
     assert_right(model, tmp_path / "simplified.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "verdict"),
     [
         ("change_outputs", "CHANGED"),
         pytest.param("crash", "CRASHED", marks=pytest.mark.slow),
         pytest.param("hang", "TIMEOUT", marks=pytest.mark.slow),
-        pytest.param("make_nan", "CHANGED", marks=pytest.mark.slow),
+        pytest.param("make_nan", "CHANGED", marks=pytest.mark.sweep),
         pytest.param("eat_memory", "OOM", marks=pytest.mark.slow),
-        pytest.param("write_garbage", "REJECTED", marks=pytest.mark.slow),
+        pytest.param("write_garbage", "REJECTED", marks=pytest.mark.sweep),
     ],
 )
 def test_a_wrong_onnxsim_is_reported_and_done_without(
@@ -133,6 +134,7 @@ def test_a_wrong_onnxsim_is_reported_and_done_without(
     assert_right(model, output, batches=(3,))
 
 
+@pytest.mark.slow
 def test_an_onnxsim_that_hangs_is_not_waited_for_twice(model: Path, tmp_path: Path, onnxsim: Any) -> None:
     onnxsim("hang")
     record = simplify(model, output=tmp_path / "simplified.onnx", limits=Limits(wall_s=2.0))
@@ -151,6 +153,7 @@ def test_an_onnxsim_that_fails_only_at_a_fixed_batch_is_taken_as_it_is(
     assert record.detail.startswith("fixed batch: CHANGED, 'logits' is off by 0.01 (at most ")
 
 
+@pytest.mark.slow
 def test_where_our_rewrites_are_wrong_too_the_input_is_kept(
     model: Path, tmp_path: Path, onnxsim: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

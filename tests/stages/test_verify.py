@@ -284,6 +284,7 @@ def test_a_gap_that_few_images_scatter_is_inconclusive_and_one_that_all_images_s
     assert (found["every"].passed, found["every"].note) == (False, "")
 
 
+@pytest.mark.slow
 def test_on_openvino_the_exact_answers_come_from_onnx_runtime_here(
     write_mean_model: Write, mean_golden: Path, real_openvino: None
 ) -> None:
@@ -304,6 +305,7 @@ def test_openvino_refuses_onnx_runtimes_session_configuration(write_mean_model: 
         verify([write_mean_model()], golden=mean_golden, providers=["openvino"], session_config={"a.b": "1"})
 
 
+@pytest.mark.slow
 def test_without_openvino_it_is_unavailable_and_with_fallback_the_cpu_answers_for_it(
     write_mean_model: Write, mean_golden: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_a_runtime_that_is_not_installed_is_unavailable(name: str, monkeypatch: 
     assert set(agent.IMPORTS) == set(agent.RUNTIMES)
 
 
+@pytest.mark.slow
 def test_a_session_that_may_fall_back_runs_on_the_cpu_and_says_why(
     run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:
@@ -293,6 +294,7 @@ def test_a_property_that_openvino_does_not_know_is_no_fault_of_the_model(
         run_local(Job(kind="infer", sessions=(session,), inputs=images))
 
 
+@pytest.mark.slow
 def test_openvinos_instruction_set_is_recorded_and_one_for_the_whole_process(
     run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray, real_openvino: None
 ) -> None:

@@ -22,10 +22,11 @@ def answer_mean(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
 
 
 REAL = ["local", "openvino", pytest.param("ssh", marks=pytest.mark.ssh)]
-EMULATED = [pytest.mark.emulation, pytest.mark.slow]
+#: The emulated CPU without VNNI waits for the sweep: test_qemu.py looks at it, too.
+EMULATED = {"qemu": [pytest.mark.emulation, pytest.mark.sweep], "arm": [pytest.mark.emulation, pytest.mark.slow]}
 
 
-@pytest.fixture(params=[*REAL, "fake", *(pytest.param(name, marks=EMULATED) for name in ("qemu", "arm"))])
+@pytest.fixture(params=[*REAL, "fake", *(pytest.param(name, marks=marks) for name, marks in EMULATED.items())])
 def provider(request: pytest.FixtureRequest) -> Provider:
     if request.param in ("qemu", "arm"):
         request.getfixturevalue(f"real_{request.param}")
@@ -54,6 +55,7 @@ def make_session(provider: Provider) -> MakeSession:
     return make
 
 
+@pytest.mark.slow
 def test_a_probe_describes_the_machine_and_its_providers(target: Target, provider: Provider) -> None:
     answer = target.run(Job(kind="probe"))
     assert answer.sessions == ()
@@ -63,6 +65,7 @@ def test_a_probe_describes_the_machine_and_its_providers(target: Target, provide
     assert (answer.host.emulator is not None) == target.emulated
 
 
+@pytest.mark.slow
 def test_every_session_answers_for_every_image_in_order(
     target: Target,
     provider: Provider,
@@ -81,6 +84,7 @@ def test_every_session_answers_for_every_image_in_order(
     assert [ran.settings["threads"] for ran in answer.sessions] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", REAL, indirect=True)
 def test_outputs_keep_the_graphs_names_and_order(
     make_session: MakeSession, target: Target, make_mean_model: Callable[..., Path], images: np.ndarray
@@ -91,6 +95,7 @@ def test_outputs_keep_the_graphs_names_and_order(
     assert [output.shape for output in ran.outputs] == [(7, 3), (7, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", REAL, indirect=True)
 def test_a_graph_that_no_runtime_knows_is_rejected(
     make_session: MakeSession, target: Target, write_model: Callable[..., Path], images: np.ndarray
@@ -100,6 +105,7 @@ def test_a_graph_that_no_runtime_knows_is_rejected(
         target.run(Job(kind="infer", sessions=(make_session(path),), inputs=images))
 
 
+@pytest.mark.slow
 def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answer(
     target: Target, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:
@@ -112,6 +118,7 @@ def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answ
     assert caught.value.expected == "CUDAExecutionProvider"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bench", "memory"])
 def test_times_exist_only_where_the_cpu_is_real(
     target: Target, make_session: MakeSession, kind: str, make_mean_model: Callable[..., Path], images: np.ndarray
@@ -131,6 +138,7 @@ def test_times_exist_only_where_the_cpu_is_real(
         assert 0 < ran.base_bytes <= ran.loaded_bytes <= ran.peak_bytes
 
 
+@pytest.mark.slow
 def test_progress_ends_at_its_total(target: Target, make_mean_model: Callable[..., Path], images: np.ndarray) -> None:
     seen: list[tuple[str, int, int]] = []
     session = Session(model=make_mean_model(), provider=CPU)

@@ -126,6 +126,7 @@ def test_a_cpu_that_is_missing_is_added_alone(stand_in_system: Path) -> None:
     assert {call[0] for call in read_calls(stand_in_system)} == {"qemu-aarch64"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "word", "says"),
     [

@@ -78,6 +78,7 @@ def test_the_simulator_answers_as_the_cpu_does_within_a_step(int8_model: Path) -
     assert "simulated" in qnn.settings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bench", "memory"])
 def test_a_simulator_is_never_timed(int8_model: Path, kind: str) -> None:
     images = np.zeros((1, 3, 8, 8), np.float32)

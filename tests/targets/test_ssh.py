@@ -149,6 +149,7 @@ def test_a_board_that_does_not_answer_is_unavailable_with_the_reason(
     assert todo in error.todo
 
 
+@pytest.mark.slow
 def test_a_board_that_says_nothing_at_all_is_unavailable(
     job: Job, fake_ssh: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_board_that_stays_held_is_refused_with_who_holds_it(job: Job, fake_ssh
     assert seen == ["waiting for ssh:board, which is held by ann"]
 
 
+@pytest.mark.slow
 def test_a_board_that_stops_talking_is_left(job: Job, fake_ssh: Callable[..., Path]) -> None:
     fake_ssh(f"{READY}; exec sleep 60")
     error = refuse(open_ssh("board", silence_s=0.5), job)

@@ -67,6 +67,7 @@ def test_the_policy_allows_the_page_s_two_scripts_and_nothing_else(make_folder: 
     assert b"plotly.js" in texts[1][:200]
 
 
+@pytest.mark.slow
 def test_the_same_files_give_the_same_page(make_folder: Callable[..., Path]) -> None:
     folder = make_folder(fp32=EXPORT, int8=QUANTIZE, bench=[make_run(70)])
     assert report(folder, format="html") == report(folder, format="html")
@@ -132,6 +133,7 @@ def test_a_name_is_cut_in_the_middle_and_says_how_long_it_is() -> None:
     assert shorten("\x1b[2J") == r"\x1b[2J"
 
 
+@pytest.mark.slow
 def test_layers_are_drawn_only_where_their_sqnr_was_recorded(make_folder: Callable[..., Path]) -> None:
     def list_charts(**changed: object) -> list[str]:
         record = msgspec.structs.replace(QUANTIZE, layers=(msgspec.structs.replace(LAYER, **changed),))
