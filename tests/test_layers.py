@@ -23,7 +23,7 @@ LAYERS = (
     ("timing", "executing"),
     ("auditing", "costs", "mixing", "provenance", "tracing"),
     ("nets", "rewrites", "quant", "targets", "data"),
-    ("golden",),
+    ("golden", "swept"),
     ("derive",),
     ("estimate",),
     ("model_file",),
@@ -35,7 +35,7 @@ LAYERS = (
     ("isolate",),
     ("watch",),
     ("bounds",),
-    ("errors", "decoding"),
+    ("errors", "decoding", "pareto"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 STAGES = {

@@ -19,7 +19,6 @@ _MOST_TITLED = 250
 #: The outline of each symbol around the origin, for a size of 2.
 _OUTLINES = {
     "circle": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
-    "circle-open": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
     "diamond": "M0-1.3L1.3 0L0 1.3L-1.3 0z",
     "square": "M-.9-.9h1.8v1.8h-1.8z",
     "triangle-up": "M0-1.2L1.1.8h-2.2z",
@@ -159,7 +158,7 @@ def _draw_symbol(x: float, y: float, size: float, color: str, name: str) -> Mark
         color
     )
     place = Markup('transform="translate({:.1f} {:.1f}) scale({:.2f})"').format(x, y, size / 2)
-    return Markup('<path {} {} d="{}"/>').format(style, place, _OUTLINES[name])
+    return Markup('<path {} {} d="{}"/>').format(style, place, _OUTLINES[name.removesuffix("-open")])
 
 
 def _write(x: float, y: float, text: str, anchor: str = "middle") -> Markup:
