@@ -18,7 +18,7 @@ PACKAGE = Path(mbdeploy.__file__).parent
 LAYERS = (
     ("cli", "pytest_plugin"),
     ("gating", "testing"),
-    ("pipeline", "sharing", "sweeping", "tradeoff"),
+    ("pipeline", "remembering", "sharing", "sweeping", "tradeoff"),
     ("stages",),
     ("timing", "executing"),
     ("auditing", "costs", "mixing", "provenance", "tracing"),

@@ -148,7 +148,7 @@ def _describe_sweep(number: int, facts: SweepFacts, saved: SavedSweep) -> Sweep:
         rows=sweep_tables.tabulate_rows(facts),
         misled=sweep_tables.tabulate_macs(facts),
         hosts=tables.tabulate_hosts(facts.hosts),
-        origins=sweep_origins.tabulate_origins(saved, facts),
+        origins=sweep_origins.tabulate_origins(saved),
     )
 
 

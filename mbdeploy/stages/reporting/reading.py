@@ -51,7 +51,7 @@ class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
     report: SweepReport
 
 
-class _Runs(msgspec.Struct, frozen=True):
+class Runs(msgspec.Struct, frozen=True):
     """What ``mbdeploy bench -o`` saves; a pipeline saves the runs alone."""
 
     runs: tuple[BenchRun, ...]
@@ -109,8 +109,8 @@ def read_saved(folder: Path) -> Saved:
 
 
 def _read_runs(path: Path) -> tuple[BenchRun, ...]:
-    found = _read(path, _Runs | list[BenchRun])
-    return found.runs if isinstance(found, _Runs) else tuple(found or ())
+    found = _read(path, Runs | list[BenchRun])
+    return found.runs if isinstance(found, Runs) else tuple(found or ())
 
 
 def _read(path: Path, kind: Any, command: str = _RUN) -> Any:

@@ -9,7 +9,7 @@ from mbdeploy import artifact
 from mbdeploy.results import BenchRun
 from mbdeploy.stages.reporting.origins import repeat_provider
 from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep
-from mbdeploy.stages.reporting.sweeps import SweepFacts, locate_file
+from mbdeploy.stages.reporting.sweeps import locate_file
 from mbdeploy.stages.tables import Table
 from mbdeploy.swept import Row
 
@@ -27,54 +27,65 @@ _OPTIONS = {
 }
 
 
-def tabulate_origins(saved: SavedSweep, facts: SweepFacts) -> Table:
-    """One row for the sweep, one a run, and one a variant for MACs and for quality."""
+def tabulate_origins(saved: SavedSweep, *, every: bool = True) -> Table:
+    """One row for the sweep, one a run, and one a variant for MACs and for quality; without ``every`` those of the
+    first variant, as a pattern."""
     digest = artifact.digest_file(saved.folder / SWEEP)[:12]
+    first = None if every or not saved.report.rows else saved.report.rows[0].variant
     rows = tuple(
-        (what, SWEEP, fields, digest, shlex.join(["mbdeploy", *words])) for what, fields, words in _list_origins(saved)
+        (what, SWEEP, fields, digest, shlex.join(["mbdeploy", *words]))
+        for variant, what, fields, words in _list_origins(saved)
+        if first is None or variant in ("", first)
     )
     again = shlex.join(["mbdeploy", "report", str(saved.folder), "--format", "json"])
+    notes = [
+        f"To derive time, ratio, memory, front and MACs against time again from the raw times: {again}",
+        "What a sweep has measured is kept: give --store another folder to measure it again.",
+    ]
+    if first is not None:
+        notes.insert(0, "The same for the other variants; the page lists them all.")
     return Table(
         title="Where each number is from",
         columns=("what", "file", "fields", "sha256", "to measure it again"),
         rows=rows,
-        notes=(
-            f"To derive time, ratio, memory, front and MACs against time again from the raw times: {again}",
-            "What a sweep has measured is kept: give --store another folder to measure it again.",
-        ),
+        notes=tuple(notes),
         left=(0, 1, 2, 4),
     )
 
 
-def _list_origins(saved: SavedSweep) -> Iterator[tuple[str, str, list[str]]]:
+def _list_origins(saved: SavedSweep) -> Iterator[tuple[str, str, str, list[str]]]:
+    """The variant ("" for all), what follows, from which fields, and the command."""
     if saved.report.asked:
-        yield "all of it", "rows, runs", [*_describe_sweep(saved), "-o", str(saved.folder)]
+        yield "", "all of it", "rows, runs", [*_describe_sweep(saved), "-o", str(saved.folder)]
     rows = iter(saved.report.rows)
     seen: set[str] = set()
     for index, run in enumerate(saved.report.runs):
         group = [next(rows) for _ in run.series]
-        first = group[0]
+        name = group[0].variant
         paths = [str(locate_file(saved.folder, row)) for row in group]
-        what = f"times and memory of {first.variant} on {run.provider}, {run.threads} threads"
-        yield what, f"runs[{index}].series[].{{wall,cpu}}_ns", _describe_run(run, paths)
-        if first.variant not in seen:
-            seen.add(first.variant)
-            yield f"MACs of {first.variant}", "rows[].macs", ["inspect", paths[0]]
-            yield f"SQNR of {first.variant}", "rows[].sqnr_db", ["verify", *paths]
+        what = f"times and memory of {name} on {run.provider}, {run.threads} t"
+        yield name, what, f"runs[{index}].series[].{{wall,cpu}}_ns", _describe_run(run, paths)
+        if name not in seen:
+            seen.add(name)
+            yield name, f"MACs of {name}", "rows[].macs", ["inspect", paths[0]]
+            yield name, f"SQNR of {name}", "rows[].sqnr_db", ["verify", *paths]
             yield from _describe_accuracy(saved, group, paths)
 
 
-def _describe_accuracy(saved: SavedSweep, group: list[Row], paths: list[str]) -> Iterator[tuple[str, str, list[str]]]:
+def _describe_accuracy(
+    saved: SavedSweep, group: list[Row], paths: list[str]
+) -> Iterator[tuple[str, str, str, list[str]]]:
     asked, top1 = saved.report.asked, group[0].top1
     if top1 is not None:
         words = ["--data", str(asked.get("data") or "DATA"), "--limit", str(top1.n)]
         words += ["--seed", str(asked.get("seed", 0))]
-        yield f"top-1 of {group[0].variant}", "rows[].top1", ["evaluate", *paths, *words]
+        yield group[0].variant, f"top-1 of {group[0].variant}", "rows[].top1", ["evaluate", *paths, *words]
 
 
 def _describe_run(run: BenchRun, paths: list[str]) -> list[str]:
     words = ["bench", *paths, *repeat_provider([run.provider]), "--threads", str(run.threads)]
-    return [*words, "--inputs", run.inputs, "--min-duration", f"{run.min_duration_s:g}", "--seed", str(run.seed)]
+    words += ["--inputs", run.inputs, "--min-duration", f"{run.min_duration_s:g}"]
+    return [*words, "--processes", str(run.processes), "--seed", str(run.seed)]
 
 
 def _describe_sweep(saved: SavedSweep) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mbdeploy.stages import figures
 from mbdeploy.stages.reporting.reading import SavedSweep
 from mbdeploy.stages.reporting.sweep_origins import tabulate_origins
@@ -29,10 +31,11 @@ def tabulate_sweep(facts: SweepFacts) -> list[Table]:
 
 def tabulate_swept(facts: SweepFacts, saved: SavedSweep) -> list[Table]:
     """The whole sweep: rows, MACs in figures and in words, the hosts, and where each number is from."""
-    found = tabulate_macs(facts)
-    words = Table(title="In words", columns=("",), rows=(), notes=tuple(describe_macs(facts)))
-    shown = [tabulate_rows(facts), *found, *([words] if found else [])]
-    return [*shown, tabulate_hosts(facts.hosts), tabulate_origins(saved, facts)]
+    worded = [
+        msgspec.structs.replace(table, notes=(*table.notes, *describe_macs(facts))) for table in tabulate_macs(facts)
+    ]
+    origins = tabulate_origins(saved, every=False)
+    return [tabulate_rows(facts), *worded, tabulate_hosts(facts.hosts), origins]
 
 
 def tabulate_rows(facts: SweepFacts) -> Table:

@@ -50,8 +50,8 @@ def test_words_say_how_far_macs_mislead(write_sweep: Callable[..., Path]) -> Non
     shown = " ".join(report(write_sweep(make_sweep(CPU))).split())
     assert (
         "portable on cpu, 1 t: of the only pair of variants with unlike MACs, one is slower with fewer MACs; the "
-        "worst: small: 0.50 of the MACs of large, 1.80 of its time. A MAC takes up to 3.60 times as long in one variant as in "
-        "another."
+        "worst: small: 0.50 of the MACs of large, 1.80 of its time. A MAC takes up to 3.60 times as long in one "
+        "variant as in another."
     ) in shown
     assert "fp32 on cpu, 1 t: of the only pair of variants with unlike MACs, none is slower" in shown
 
