@@ -67,7 +67,7 @@ OUTSIDE = {
     "targets/emulation/counting.py": "is a program of its own: it ends with its own exit status",
     "targets/emulation/guest.py": "is a program of its own: it answers on standard output",
 }
-HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "onnxsim", "onnxscript"}
+HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "onnxsim", "onnxscript", "duckdb", "pyarrow"}
 
 
 def name_module(path: Path) -> str:

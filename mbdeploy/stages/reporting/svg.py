@@ -94,7 +94,7 @@ def _draw_scatter(trace: dict[str, Any], x: Axis, y: Axis) -> Iterator[Markup]:
         dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in points)
         style = Markup('fill="none" stroke="{}" stroke-width="{}" stroke-linecap="round" opacity="{}"')
         yield Markup('<path {} d="{}"/>').format(
-            style.format(_color(trace, 0), marker["size"], marker["opacity"]), dots
+            style.format(_color(trace, 0), _pick(marker["size"], 0), marker.get("opacity", 1)), dots
         )
         return
     words = trace.get("text", [""] * len(points))
