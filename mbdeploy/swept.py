@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from itertools import combinations, groupby
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, groupby, islice
 from typing import Any
 
 import msgspec
@@ -94,6 +94,12 @@ def list_hosts(runs: Iterable[BenchRun]) -> list[Host]:
         if host not in hosts:
             hosts.append(host)
     return hosts
+
+
+def split_rows(rows: Iterable[Row], runs: Iterable[BenchRun]) -> Iterator[tuple[BenchRun, list[Row]]]:
+    """Each run, and the rows of its series."""
+    left = iter(rows)
+    yield from ((run, list(islice(left, len(run.series)))) for run in runs)
 
 
 def derive_rows(rows: Iterable[Row], runs: Sequence[BenchRun]) -> list[Row]:

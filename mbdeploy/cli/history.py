@@ -13,7 +13,7 @@ from mbdeploy.cli.screen import Screen
 _folder = click.option("--folder", type=Path, show_default="history", help="Where the history lies.")
 
 
-@click.group("history")
+@click.group("history", no_args_is_help=False)
 @options.words
 def command() -> None:
     """Keep results over time, and show how a model's numbers moved.

@@ -18,7 +18,7 @@ from mbdeploy.results import BenchRun, EvalReport, ModelRef, ParityReport
 from mbdeploy.stages.facts import derive_accuracy, derive_latency, derive_parity
 from mbdeploy.stages.reporting.reading import SavedSweep, has_models
 from mbdeploy.stages.reporting.sweeps import derive_sweep
-from mbdeploy.swept import Row, SweepReport
+from mbdeploy.swept import Row, SweepReport, split_rows
 
 _CLOCKS = {"cpu": "CPU time", "wall": "wall clock"}
 _OWN_STEMS = ("fp32", "simplified", "int8")
@@ -119,12 +119,10 @@ def collect_evaluation(result: Result, report: EvalReport) -> Iterator[Measureme
 
 def collect_sweep(result: Result, report: SweepReport) -> Iterator[Measurement]:
     """Of every variant what its runs say; SQNR and accuracy once, since a sweep does not say where they were taken."""
-    folder = result.path.parent
-    rows = iter(derive_sweep(SavedSweep(folder=folder, report=report)).rows)
+    facts = derive_sweep(SavedSweep(folder=result.path.parent, report=report))
     seen: set[tuple[str, str]] = set()
-    for run in report.runs:
-        for index, series in enumerate(run.series):
-            row = next(rows)
+    for run, rows in split_rows(facts.rows, report.runs):
+        for index, (series, row) in enumerate(zip(run.series, rows, strict=True)):
             common = {
                 **result.describe("sweep", series.model, run.when_utc, row.variant),
                 "recipe": "" if row.recipe == "fp32" else row.recipe,

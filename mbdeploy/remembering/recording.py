@@ -14,7 +14,7 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.decoding import decode_json
-from mbdeploy.errors import DataError, UnavailableError
+from mbdeploy.errors import DataError, OutputError, UnavailableError
 from mbdeploy.remembering.collecting import (
     Result,
     collect_evaluation,
@@ -81,7 +81,7 @@ def remember(outs: Sequence[Path], *, folder: Path = FOLDER, model: str | None =
         place = folder / f"{sha256}.parquet"
         known = place.exists()
         if not known:
-            artifact.write_bytes(place, _encode(rows))
+            _write(place, rows)
         models = tuple(dict.fromkeys(row.model for row in rows))
         done.append(Recorded(file=str(result.path), sha256=sha256, models=models, rows=len(rows), known=known))
     return Recording(folder=str(folder), results=tuple(done))
@@ -162,6 +162,18 @@ def _find_version(path: Path, sha256: str) -> str:
     sidecar = artifact.read_sidecar(path)
     same = sidecar is not None and sidecar.sha256 == sha256
     return sidecar.provenance.tools.get("mbdeploy", "") if sidecar is not None and same else ""
+
+
+def _write(place: Path, rows: Sequence[Measurement]) -> None:
+    try:
+        artifact.write_bytes(place, _encode(rows))
+    except OutputError as error:
+        raise OutputError(
+            where=place.parent,
+            expected=error.expected,
+            found=error.found,
+            todo=error.todo.replace("--output", "--folder"),
+        ) from error
 
 
 def _encode(rows: Sequence[Measurement]) -> bytes:

@@ -25,7 +25,7 @@ from folders import (
 )
 
 from mbdeploy import artifact
-from mbdeploy.errors import DataError, UnavailableError
+from mbdeploy.errors import DataError, OutputError, UnavailableError
 from mbdeploy.remembering.measurement import classify_host
 from mbdeploy.remembering.recording import remember
 
@@ -153,6 +153,12 @@ def test_what_is_no_result_is_refused_and_nothing_is_written(tmp_path: Path, tex
     with pytest.raises(DataError, match="no such file or folder"):
         remember([tmp_path / "absent"], folder=tmp_path / "history")
     assert not (tmp_path / "history").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_the_option_that_names_it(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="choose another place with --folder"):
+        remember([out], folder=tmp_path / "file" / "history")
 
 
 def test_without_duckdb_the_refusal_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

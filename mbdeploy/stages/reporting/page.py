@@ -62,6 +62,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     facts: SweepFacts
     fronts: list[Chart]
     macs: list[Chart]
+    warnings: list[str]
     sentences: list[str]
     rows: Table
     misled: list[Table]
@@ -144,6 +145,7 @@ def _describe_sweep(number: int, facts: SweepFacts, saved: SavedSweep) -> Sweep:
         facts=facts,
         fronts=list(sweep_charts.draw_fronts(number, facts)),
         macs=list(sweep_charts.draw_macs(number, facts)),
+        warnings=[*sweep_tables.describe_unsteady(facts), *facts.stale],
         sentences=sweep_tables.describe_macs(facts),
         rows=sweep_tables.tabulate_rows(facts),
         misled=sweep_tables.tabulate_macs(facts),

@@ -11,7 +11,7 @@ from mbdeploy.stages.reporting.origins import repeat_provider
 from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep
 from mbdeploy.stages.reporting.sweeps import locate_file
 from mbdeploy.stages.tables import Table
-from mbdeploy.swept import Row
+from mbdeploy.swept import Row, split_rows
 
 #: What ``mbdeploy sweep`` was asked, and the option that asks it.
 _OPTIONS = {
@@ -57,10 +57,8 @@ def _list_origins(saved: SavedSweep) -> Iterator[tuple[str, str, str, list[str]]
     """The variant ("" for all), what follows, from which fields, and the command."""
     if saved.report.asked:
         yield "", "all of it", "rows, runs", [*_describe_sweep(saved), "-o", str(saved.folder)]
-    rows = iter(saved.report.rows)
     seen: set[str] = set()
-    for index, run in enumerate(saved.report.runs):
-        group = [next(rows) for _ in run.series]
+    for index, (run, group) in enumerate(split_rows(saved.report.rows, saved.report.runs)):
         name = group[0].variant
         paths = [str(locate_file(saved.folder, row)) for row in group]
         what = f"times and memory of {name} on {run.provider}, {run.threads} t"

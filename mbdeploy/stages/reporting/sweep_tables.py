@@ -11,12 +11,14 @@ from mbdeploy.stages.reporting.sweeps import SweepFacts
 from mbdeploy.stages.reporting.tables import name_host, tabulate_hosts
 from mbdeploy.stages.tables import Table
 from mbdeploy.swept import Misled, Row
+from mbdeploy.swept import name_place as find_place
 
 _FRONT = (
     "front: no other file of the same host, provider and threads is as good in quality, time, size and peak memory, "
     "and better in one. ms: the median for an image, by CPU time for one thread, else by the wall clock. file and "
     "peak: MB."
 )
+_MOST_NAMES = 4
 _QUALITIES = {
     "top1": "Quality is top-1 on labelled images.",
     "sqnr_db": "Quality is SQNR against each network's own FP32, for want of labels or of trained weights: it says "
@@ -41,7 +43,7 @@ def tabulate_swept(facts: SweepFacts, saved: SavedSweep) -> list[Table]:
 def tabulate_rows(facts: SweepFacts) -> Table:
     """One row a file, provider and number of threads, with the front marked."""
     columns = ("variant", "recipe", "on", "MMACs", "top-1 %", "SQNR dB", "ms", "vs FP32", "file", "peak", "front")
-    notes = (_FRONT, _QUALITIES[facts.quality], *facts.stale)
+    notes = (_FRONT, _QUALITIES[facts.quality], *describe_unsteady(facts), *facts.stale)
     rows = tuple(_show(row, facts) for row in facts.rows)
     return Table(title=f"Sweep {facts.sweep}", columns=columns, rows=rows, notes=notes, left=(0, 1, 2))
 
@@ -69,6 +71,16 @@ def describe_macs(facts: SweepFacts) -> list[str]:
     if not facts.misled:
         return ["No two variants have been timed alike: there is nothing to say of MACs."]
     return [_describe(one, facts) for one in facts.misled]
+
+
+def describe_unsteady(facts: SweepFacts) -> list[str]:
+    """Which runs' times may be the neighbours' doing; nothing where every A/A control passes."""
+    if not facts.unsteady:
+        return []
+    named = "; ".join(facts.unsteady[:_MOST_NAMES]) + ("; …" if len(facts.unsteady) > _MOST_NAMES else "")
+    runs = len({(row.variant, find_place(row)) for row in facts.rows})
+    count = f"{len(facts.unsteady)} of {runs} runs"
+    return [f"The A/A control does not pass in {count}, whose times may be the neighbours' doing: {named}"]
 
 
 def name_place(one: Row | Misled, facts: SweepFacts) -> str:

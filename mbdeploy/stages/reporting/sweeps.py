@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
+from mbdeploy.derive import compare_series, judge_control
 from mbdeploy.results import SCHEMA_VERSION, Host
 from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep, refuse_result
-from mbdeploy.swept import Misled, Row, derive_rows, judge_macs, list_hosts, mark_front
+from mbdeploy.swept import Misled, Row, SweepReport, derive_rows, judge_macs, list_hosts, mark_front, split_rows
 
 #: A sweep's word for the file that the others are made from, and that file.
 _FILES = {"fp32": "simplified.onnx"}
@@ -20,7 +21,8 @@ _FILES = {"fp32": "simplified.onnx"}
 class SweepFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A sweep: its rows with the front marked, and how far MACs mislead. ``quality`` is what the front takes for it.
 
-    ``stale`` names variants of which other files lie there now than those that were timed.
+    ``unsteady`` names the runs whose A/A control does not pass: their times may be the neighbours' doing. ``stale``
+    names variants of which other files lie there now than those that were timed.
     """
 
     sweep: str
@@ -29,6 +31,7 @@ class SweepFacts(msgspec.Struct, frozen=True, kw_only=True):
     misled: tuple[Misled, ...]
     hosts: tuple[Host, ...]
     asked: dict[str, Any] = {}
+    unsteady: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
@@ -54,6 +57,7 @@ def derive_sweep(saved: SavedSweep) -> SweepFacts:
         misled=tuple(judge_macs(marked)),
         hosts=tuple(list_hosts(found.runs)),
         asked=found.asked,
+        unsteady=tuple(_list_unsteady(found)),
         stale=tuple(dict.fromkeys(_list_stale(saved))),
     )
 
@@ -61,6 +65,12 @@ def derive_sweep(saved: SavedSweep) -> SweepFacts:
 def locate_file(folder: Path, row: Row) -> Path:
     """Where the file of a row lies."""
     return folder / row.variant / _FILES.get(row.recipe, f"{row.recipe}.onnx")
+
+
+def _list_unsteady(found: SweepReport) -> Iterator[str]:
+    for run, rows in split_rows(found.rows, found.runs):
+        if judge_control(compare_series(run, -1), run.tolerance, rows[0].variant).passed is not True:
+            yield f"{rows[0].variant} on {run.provider}, {run.threads} t"
 
 
 def _list_stale(saved: SavedSweep) -> Iterator[str]:

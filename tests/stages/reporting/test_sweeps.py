@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from folders import EXPORT, HOST, SIMPLIFY, make_run, make_sweep
+from folders import EXPORT, HOST, SIMPLIFY, make_run, make_series, make_sweep
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
@@ -54,6 +54,16 @@ def test_words_say_how_far_macs_mislead(write_sweep: Callable[..., Path]) -> Non
         "variant as in another."
     ) in shown
     assert "fp32 on cpu, 1 t: of the only pair of variants with unlike MACs, none is slower" in shown
+
+
+def test_runs_that_differ_from_themselves_are_named(write_sweep: Callable[..., Path]) -> None:
+    made = make_sweep(CPU)
+    slow = msgspec.structs.replace(made.runs[1], control=make_series("simplified", [13_000_000] * 70))
+    folder = write_sweep(msgspec.structs.replace(made, runs=(made.runs[0], slow)))
+    assert json.loads(report(folder, format="json"))["unsteady"] == ["large on cpu, 1 t"]
+    for form in ("md", "html"):
+        assert "The A/A control does not pass in 1 of 2 runs" in report(folder, format=form)
+    assert "A/A control" not in report(write_sweep(made), format="md")
 
 
 def test_text_is_80_columns_wide_and_markdown_has_a_title(write_sweep: Callable[..., Path]) -> None:
