@@ -175,8 +175,9 @@ def _list_steps(
         return Provenance(stage="report", params={}, parents=read, tools=artifact.read_tools())
 
     def do_report() -> None:
+        found = report_stage.find_reports([folder])
         for format, path in reports.items():
-            artifact.write_bytes(path, report_stage.report(folder, format=format).encode())
+            artifact.write_bytes(path, report_stage.render_report(found, format=format).encode())
             artifact.write_sidecar(path, plan_report(), None)
 
     return [

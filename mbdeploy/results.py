@@ -161,7 +161,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     """One interleaved run: series 0 is the baseline, ``control`` the baseline again (A/A).
 
     ``tolerance`` and ``seed`` are what verdicts over this run are to be derived with; ``warmup`` is None for
-    until steady; ``inputs`` says which images were rotated. ``require_placement`` are the rules that placements are
+    until steady; ``inputs`` says which images were rotated. ``when_utc`` is when its last process ended, as
+    2026-01-31T12:00:00Z ("": not recorded). ``require_placement`` are the rules that placements are
     to be judged by. ``processes`` were asked for at least, and ``max_duration_s`` was what a run of several might
     take until its intervals were narrow, with ``cool_down_s`` of rest between two of them.
     """
@@ -181,6 +182,7 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     processes: int = 1
     max_duration_s: float = 0.0
     cool_down_s: float = 0.0
+    when_utc: str = ""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -12,6 +12,7 @@ from mbdeploy.derive import (
     compare_predictions,
     compare_series,
     estimate_accuracy,
+    estimate_time,
     judge_control,
     judge_ratio,
     judge_run,
@@ -148,6 +149,18 @@ def test_a_latency_has_only_the_percentiles_that_its_samples_carry() -> None:
     assert (found.n, found.p50_ns, found.p90_ns, found.p95_ns, found.p99_ns) == (100, 1_000_049, 1_000_089, None, None)
     assert found.images_per_s == pytest.approx(4 / 1.000049e-3)
     assert summarise_latency(make_series("a", [1, 2]), batch_size=1).images_per_s is None
+
+
+def test_a_typical_time_is_the_median_of_one_process_and_the_mean_of_those_of_several() -> None:
+    series = make_series("a", [2_000_000] * 20)
+    alone = estimate_time(make_run(series, control=series), 0)
+    assert (alone.value, alone.low, alone.high, alone.n) == (2.0, 2.0, 2.0, 20)
+    spread = msgspec.structs.replace(
+        make_series("a", [1_000_000] * 10 + [4_000_000] * 10), process=(0,) * 10 + (1,) * 10
+    )
+    found = estimate_time(make_run(spread, control=spread), 0)
+    assert found.value == pytest.approx(2.0)
+    assert found.low < 1.0 and found.high > 4.0
 
 
 def make_report(*tops: list[tuple[int, ...]], labels: list[int], background: bool = False) -> EvalReport:

@@ -18,12 +18,12 @@ PACKAGE = Path(mbdeploy.__file__).parent
 LAYERS = (
     ("cli", "pytest_plugin"),
     ("gating", "testing"),
-    ("pipeline", "sharing", "sweeping", "tradeoff"),
+    ("pipeline", "remembering", "sharing", "sweeping", "tradeoff"),
     ("stages",),
     ("timing", "executing"),
     ("auditing", "costs", "mixing", "provenance", "tracing"),
     ("nets", "rewrites", "quant", "targets", "data"),
-    ("golden",),
+    ("golden", "swept"),
     ("derive",),
     ("estimate",),
     ("model_file",),
@@ -35,7 +35,7 @@ LAYERS = (
     ("isolate",),
     ("watch",),
     ("bounds",),
-    ("errors", "decoding"),
+    ("errors", "decoding", "pareto"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 STAGES = {
@@ -67,7 +67,7 @@ OUTSIDE = {
     "targets/emulation/counting.py": "is a program of its own: it ends with its own exit status",
     "targets/emulation/guest.py": "is a program of its own: it answers on standard output",
 }
-HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "onnxsim", "onnxscript"}
+HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "onnxsim", "onnxscript", "duckdb", "pyarrow"}
 
 
 def name_module(path: Path) -> str:

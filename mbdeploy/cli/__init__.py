@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "mbdeploy.cli.evaluate",
     "sweep": "mbdeploy.cli.sweep",
     "report": "mbdeploy.cli.report",
+    "history": "mbdeploy.cli.history",
     "check": "mbdeploy.cli.check",
     "init": "mbdeploy.cli.init",
     "bundle": "mbdeploy.cli.bundle",

@@ -30,6 +30,11 @@ def find_folder(word: str) -> Path:
     return Path(word) if Path(word).is_dir() or "/" in word else name_folder(word)
 
 
+def find_result(word: str) -> Path:
+    """The file or folder that ``word`` is, or ``out/MODEL`` if it is a card."""
+    return Path(word) if Path(word).is_file() or Path(word).suffix == ".json" else find_folder(word)
+
+
 def name_page(folders: Sequence[Path]) -> Path:
     """Where a report's page goes if nobody says: into the folder it is on, or here if it is on several."""
     return folders[0] / "report.html" if len(folders) == 1 else Path("report.html")

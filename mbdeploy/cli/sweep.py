@@ -39,6 +39,9 @@ def command(screen: Screen, /, cards: Sequence[str], output: Path | None, **keyw
     """
     from mbdeploy.artifact import write_bytes
     from mbdeploy.cli.places import OUT
+    from mbdeploy.stages.reporting.reading import SavedSweep
+    from mbdeploy.stages.reporting.sweep_tables import tabulate_sweep
+    from mbdeploy.stages.reporting.sweeps import derive_sweep
     from mbdeploy.sweeping import tables
     from mbdeploy.sweeping.sweep import sweep
 
@@ -59,4 +62,6 @@ def command(screen: Screen, /, cards: Sequence[str], output: Path | None, **keyw
     if importlib.util.find_spec("pyarrow") is not None:
         write_bytes(output / "sweep.parquet", tables.write_parquet(report))
         screen.note_written(output / "sweep.parquet")
-    screen.show(tables.tabulate_sweep(report), report)
+    facts = derive_sweep(SavedSweep(folder=output, report=report))
+    screen.note(f"`mbdeploy report {output}` shows it again, with --format html as a page")
+    screen.show(tabulate_sweep(facts), report)

@@ -8,6 +8,7 @@ import msgspec
 
 from mbdeploy.estimate import Interval
 from mbdeploy.mixing.report import Goals, Mix
+from mbdeploy.pareto import is_beaten
 from mbdeploy.quant.metrics import check
 from mbdeploy.results import Check
 
@@ -25,15 +26,10 @@ def compute_reward(drop: float, ratio: float, target: float) -> float:
 def mark_front(mixes: Sequence[Mix]) -> list[Mix]:
     """The mixes, each told whether no other is both faster and at least as accurate (or as fast and more accurate)."""
 
-    def is_beaten(mix: Mix) -> bool:
-        return any(
-            other.ratio.value <= mix.ratio.value
-            and other.sqnr_db >= mix.sqnr_db
-            and (other.ratio.value, -other.sqnr_db) != (mix.ratio.value, -mix.sqnr_db)
-            for other in mixes
-        )
-
-    return [msgspec.structs.replace(mix, on_front=not is_beaten(mix)) for mix in mixes]
+    costs = [(mix.ratio.value, -mix.sqnr_db) for mix in mixes]
+    return [
+        msgspec.structs.replace(mix, on_front=not is_beaten(own, costs)) for mix, own in zip(mixes, costs, strict=True)
+    ]
 
 
 def choose_mix(mixes: Sequence[Mix], goals: Goals) -> tuple[Mix | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
@@ -118,6 +119,7 @@ def _make_run(
         series=tuple(series),
         control=control,
         host=answers[0].host,
+        when_utc=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **said,
     )
 

@@ -15,7 +15,7 @@ from mbdeploy.data import open_dataset
 from mbdeploy.executing import Store, Work
 from mbdeploy.executing.worker import read_versions
 from mbdeploy.sweeping.jobs import Built
-from mbdeploy.sweeping.report import Planned
+from mbdeploy.swept import Planned
 from mbdeploy.targets import Job, open_target, parse_provider
 from mbdeploy.targets.job import refuse_emulated_times
 

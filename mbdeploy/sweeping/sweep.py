@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
@@ -12,15 +11,14 @@ import msgspec
 from mbdeploy import artifact
 from mbdeploy.assets import cache_root
 from mbdeploy.card import ModelCard
-from mbdeploy.derive import choose_clock, compare_series, read_times
 from mbdeploy.executing import Store, Work, open_executor, submit
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.quant.recipes import find_recipe
 from mbdeploy.results import BenchRun
 from mbdeploy.sweeping.jobs import Built
 from mbdeploy.sweeping.planning import describe_device, foresee, locate, plan_build, plan_time, read_built
-from mbdeploy.sweeping.report import Planned, Row, SweepReport, judge_macs, mark_front
 from mbdeploy.sweeping.variants import list_variants, read_alpha, write_card
+from mbdeploy.swept import Planned, Row, SweepReport, derive_rows, judge_macs, mark_front
 
 
 def sweep(
@@ -74,11 +72,22 @@ def sweep(
             for word, count in places
         ]
 
+    asked = {
+        "cards": list(cards),
+        "alpha": list(alpha),
+        "rho": list(rho),
+        "recipe": list(recipe),
+        "providers": list(providers),
+        "threads": list(threads),
+        "data": data,
+        "limit": limit,
+        **timing,
+    }
     known = [read_built(kept, work) for work in builds]
     plan = foresee(kept, builds, known, variants, plan_times, len(places))
     on_plan(plan)
     if dry_run:
-        return SweepReport(plan=tuple(plan))
+        return SweepReport(plan=tuple(plan), asked=asked)
     for card in variants:
         artifact.write_bytes(locate(output, card) / "card.toml", write_card(card).encode())
     with open_executor(1 if workers is None and cluster is None else workers, cluster) as executor:
@@ -96,18 +105,20 @@ def sweep(
         for run in group
         for row in _list_rows(card, built, run)
     ]
-    marked, quality = mark_front(rows)
+    measured = tuple(run for group in runs for run in group)
+    marked, quality = mark_front(derive_rows(rows, measured))
     return SweepReport(
         plan=tuple(plan),
         rows=tuple(marked),
         misled=tuple(judge_macs(marked)),
         quality=quality,
-        runs=tuple(run for group in runs for run in group),
+        runs=measured,
+        asked=asked,
     )
 
 
 def _list_rows(card: ModelCard, built: Built, run: BenchRun) -> list[Row]:
-    clock = choose_clock(run)
+    """What is known of the files; what follows from the times is derived from them."""
     return [
         Row(
             variant=card.name,
@@ -120,11 +131,7 @@ def _list_rows(card: ModelCard, built: Built, run: BenchRun) -> list[Row]:
             parameters=built.parameters,
             sqnr_db=made.sqnr_db,
             top1=made.top1,
-            latency_ns=float(statistics.median(read_times(series, clock))),
-            clock=clock,
-            ratio=compare_series(run, index, clock) if index else None,
             size_bytes=made.size_bytes,
-            peak_bytes=series.peak_bytes,
         )
-        for index, (made, series) in enumerate(zip(built.files, run.series, strict=True))
+        for made in built.files
     ]

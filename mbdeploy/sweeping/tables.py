@@ -1,4 +1,4 @@
-"""A sweep on the screen, and as rows for a table file."""
+"""A sweep's plan on the screen, and its rows for a table file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from mbdeploy.errors import UnavailableError
-from mbdeploy.stages.tables import Table, format_bytes
-from mbdeploy.sweeping.report import Misled, Planned, Row, SweepReport
+from mbdeploy.stages.tables import Table
+from mbdeploy.swept import Planned, Row, SweepReport
 
 
 def describe_plan(plan: Sequence[Planned]) -> str:
@@ -31,44 +31,6 @@ def tabulate_plan(report: SweepReport) -> list[Table]:
         for item in report.plan
     )
     return [Table(title="Plan", columns=("item", "time"), rows=rows, notes=(describe_plan(report.plan),))]
-
-
-def tabulate_sweep(report: SweepReport) -> list[Table]:
-    """The rows with the front marked, and what MACs say of time."""
-    columns = ("variant", "recipe", "on", "MMACs", "top-1 %", "SQNR dB", "ms", "vs FP32", "file", "peak", "front")
-    notes = ["front: no other file on the same provider is as good in quality, time, size and peak, and better in one."]
-    if report.quality == "sqnr_db":
-        notes.append(
-            "Quality is SQNR against each network's own FP32, for want of labels or of trained weights: it says what "
-            "8 bits cost a network, not which network is better."
-        )
-    rows = tuple(_show(row) for row in report.rows)
-    tables = [Table(title="Sweep", columns=columns, rows=rows, notes=tuple(notes), left=(0, 1, 2))]
-    if report.misled:
-        tables.append(_tabulate_macs(report.misled))
-    return tables
-
-
-def _tabulate_macs(misled: Sequence[Misled]) -> Table:
-    rows = tuple(
-        (
-            one.recipe,
-            f"{one.provider}, {one.threads} t",
-            f"{one.wrong} of {one.pairs}",
-            f"{one.spread:.2f}",
-            f"{one.fewer}: {one.macs_ratio:.2f} of the MACs of {one.more}, {one.time_ratio:.2f} of its time"
-            if one.wrong
-            else "",
-        )
-        for one in misled
-    )
-    return Table(
-        title="How far MACs mislead",
-        columns=("recipe", "on", "pairs", "spread", "the worst"),
-        rows=rows,
-        notes=("pairs: slower with fewer MACs. spread: the largest time for a MAC over the smallest.",),
-        left=(0, 1, 4),
-    )
 
 
 def write_parquet(report: SweepReport) -> bytes:
@@ -99,22 +61,6 @@ def _flatten(row: Row) -> dict[str, Any]:
             continue
         flat[key] = value
     return flat
-
-
-def _show(row: Row) -> tuple[str, ...]:
-    return (
-        row.variant,
-        row.recipe,
-        f"{row.provider}, {row.threads} t",
-        f"{row.macs / 1e6:.1f}",
-        "n/a" if row.top1 is None else f"{100 * row.top1.value:.1f}",
-        f"{row.sqnr_db:.1f}",
-        f"{row.latency_ns / 1e6:.2f}",
-        "" if row.ratio is None else f"{row.ratio.value:.2f}",
-        format_bytes(row.size_bytes),
-        format_bytes(row.peak_bytes),
-        "*" if row.on_front else "",
-    )
 
 
 def _name_time(seconds: float) -> str:

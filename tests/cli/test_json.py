@@ -40,6 +40,7 @@ ELSEWHERE = {
     "check": "tests/gating: it needs a card with budgets, and minutes",
     "demo": "it needs trained weights",
     "init": "it writes a card and measures its budgets, with its own tests",
+    "history": "tests/remembering: its commands are several",
     "targets": "tests/cli/test_targets.py: its commands are several",
 }
 

@@ -28,6 +28,8 @@ CALLS = {
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
     "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
     "bundle": ("mbdeploy.stages.bundle:bundle", set()),
+    "history add": ("mbdeploy.remembering.recording:remember", set()),
+    "history show": ("mbdeploy.remembering.history:history", set()),
     "verify-artifacts": ("mbdeploy.provenance.checking:verify_artifacts", set()),
 }
 NOT_TYPED = {"on_progress", "limits"}
@@ -38,6 +40,7 @@ CHOOSERS = {
     "bench": {"instructions", "tune", "explain", "scenario", "preset", "target_qps", "target_latency"},
     "quantize": {"precision", "workers", "cluster"},
     "verify": {"matrix", "reduce_to"},
+    "history show": {"html"},
 }
 #: Defaults that the help page says in other words than Python does.
 SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants"}
@@ -49,9 +52,19 @@ def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:
     return getattr(importlib.import_module(module), function), left_out
 
 
+def find_command(name: str) -> click.Command:
+    """A command, or with two words one of a group."""
+    found: click.Command = program
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        inner = found.get_command(click.Context(found), word)
+        assert inner is not None
+        found = inner
+    return found
+
+
 def list_parameters(name: str) -> dict[str, click.Parameter]:
-    command = program.get_command(click.Context(program), name)
-    assert command is not None
+    command = find_command(name)
     parameters = [parameter for parameter in command.params if parameter.expose_value]
     return {parameter.name or "": parameter for parameter in reversed(parameters)}  # --fast says --recipe again
 
@@ -82,8 +95,7 @@ def test_a_default_on_the_help_page_is_the_library_s(name: str) -> None:
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_not_given_is_left_to_the_library(name: str) -> None:
     group = program.make_context("mbdeploy", [name], obj=Screen())  # click keeps a command's first help option
-    command = program.get_command(group, name)
-    assert command is not None
+    command = find_command(name)
     args = ["word", *(["--data", "d"] if name == "evaluate" else [])]
     params = command.make_context(name, args, parent=group).params
     options = {option.name: params[option.name] for option in command.params if option.name in params}

@@ -15,7 +15,7 @@ from mbdeploy import errors
 from mbdeploy.cli import COMMANDS, EXIT_CLOSED_PIPE, end_with_code, program
 from mbdeploy.cli.screen import Screen
 
-HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "numpy", "PIL")
+HEAVY = ("torch", "onnx", "onnxruntime", "onnxsim", "numpy", "PIL", "duckdb", "pyarrow")
 
 
 def run(*args: str) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def test_a_run_on_this_machine_holds_what_was_measured(write_mean_model: Write, 
     assert [series.model.name for series in run.series] == ["fp32", "q"]
     assert run.control.model == run.series[0].model
     assert (run.threads, run.batch_size, run.warmup, run.inputs) == (1, 2, 3, str(mean_golden))
+    assert datetime.fromisoformat(run.when_utc.replace("Z", "+00:00")).tzinfo is not None
     for series in (*run.series, run.control):
         assert len(series.wall_ns) == len(series.cpu_ns) == 12
         assert series.process == (0,) * 6 + (1,) * 6

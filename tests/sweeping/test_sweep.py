@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mbdeploy.errors import UsageError
-from mbdeploy.sweeping.report import Planned, SweepReport
 from mbdeploy.sweeping.sweep import sweep
+from mbdeploy.swept import Planned, SweepReport
 
 CARD = """
 name = "tiny"

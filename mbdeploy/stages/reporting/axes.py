@@ -1,9 +1,10 @@
-"""Axes of a figure: where values and categories lie, and which round numbers are written beside them."""
+"""Axes of a figure: where values, dates and categories lie, and which round ones are written beside them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from typing import Any
 
 import msgspec
@@ -13,19 +14,27 @@ from mbdeploy.stages.reporting.chart import Chart
 WIDTH = 1040.0
 LETTER = 6.7  # the mean width of a letter at 12 px
 _TICKS = 6
+_DAY_S = 86400
+_STEPS_S = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 12 * 3600, _DAY_S, 2 * _DAY_S, 7 * _DAY_S, 14 * _DAY_S, 30 * _DAY_S)
 
 
 class Axis(msgspec.Struct, frozen=True, kw_only=True):
-    """Values from ``low`` to ``high``, or ``categories`` at equal distances, over pixels from ``start`` to ``end``."""
+    """Values from ``low`` to ``high``, or ``categories`` at equal distances, over pixels from ``start`` to ``end``.
+
+    With ``dates`` the values are seconds since 1970 (UTC), and what is placed are dates in words.
+    """
 
     start: float
     end: float
     low: float = 0.0
     high: float = 1.0
     categories: tuple[str, ...] = ()
+    dates: bool = False
 
     def place(self, value: Any) -> float:
-        """Where a value or a category lies, in pixels."""
+        """Where a value, a date or a category lies, in pixels."""
+        if self.dates:
+            value = read_date(value)
         share = (
             (self.categories.index(value) + 0.5) / len(self.categories)
             if self.categories
@@ -38,6 +47,9 @@ class Axis(msgspec.Struct, frozen=True, kw_only=True):
         """Places and what is written there."""
         if self.categories:
             return [(self.place(name), name) for name in self.categories]
+        if self.dates:
+            step, dates = choose_dates(self.low, self.high)
+            return [(self.place(date), date[:10] if step % _DAY_S == 0 else date[5:16]) for date in dates]
         return [(self.place(value), f"{value:.10g}") for value in choose_ticks(self.low, self.high)]
 
 
@@ -48,6 +60,19 @@ def choose_ticks(low: float, high: float) -> list[float]:
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [step * index for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def read_date(date: str) -> float:
+    """A date such as 2026-01-31 12:00:00 as seconds since 1970."""
+    return datetime.fromisoformat(date).replace(tzinfo=timezone.utc).timestamp()
+
+
+def choose_dates(low: float, high: float) -> tuple[int, list[str]]:
+    """At most ``_TICKS`` dates from low to high, and the seconds between them: minutes, hours or whole days."""
+    step = next((step for step in _STEPS_S if (high - low) / step <= _TICKS), 0)
+    step = step or _DAY_S * math.ceil((high - low) / _TICKS / _DAY_S)
+    ticks = range(math.ceil(low / step) * step, math.floor(high) + 1, step)
+    return step, [datetime.fromtimestamp(tick, timezone.utc).strftime("%Y-%m-%d %H:%M:%S") for tick in ticks]
 
 
 def make_axes(chart: Chart) -> dict[str, Axis]:
@@ -67,6 +92,10 @@ def make_axes(chart: Chart) -> dict[str, Axis]:
 def _make_axis(chart: Chart, name: str, start: float, end: float) -> Axis:
     asked = chart.layout.get(f"{name[0]}axis{name[1:]}", {})
     values = [*_list_values(chart, name)]
+    if asked.get("type") == "date":
+        places = [read_date(value) for value in values]
+        margin = max(0.04 * (max(places) - min(places)), 60.0)
+        return Axis(start=start, end=end, low=min(places) - margin, high=max(places) + margin, dates=True)
     names = tuple(dict.fromkeys(value for value in values if isinstance(value, str)))
     if names:
         return Axis(start=start, end=end, categories=names)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from mbdeploy.estimate import Interval
 
 #: Distinct for every kind of colour vision and at least 3:1 against both backgrounds; symbols differ as well.
 COLORS = ("#3f83e0", "#dd6220", "#17966f", "#b266c4", "#a98009", "#5c7a94")
@@ -42,6 +45,18 @@ def symbol(style: int) -> str:
 def line_at(x: float, dash: str = "dash") -> dict[str, Any]:
     """A vertical line through the whole figure."""
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": {"dash": dash, "width": 1}}
+
+
+def draw_intervals(intervals: Sequence[Interval], color: str, factor: float = 1.0) -> dict[str, Any]:
+    """The intervals around a trace's values as error bars."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [factor * (interval.high - interval.value) for interval in intervals],
+        "arrayminus": [factor * (interval.value - interval.low) for interval in intervals],
+        "color": color,
+        "thickness": 1,
+    }
 
 
 def to_ms(time_ns: float) -> float:

@@ -72,11 +72,11 @@ def _list_origins(saved: Saved) -> Iterator[_Origin]:
         yield "layers, ranges, scales", "int8.onnx.json", fields, [*words, "-o", str(folder / "int8.onnx")]
     if saved.parity is not None:
         models = list(dict.fromkeys(row.model.path for row in saved.parity.rows))
-        words = ["verify", *models, *_repeat_provider(dict.fromkeys(row.provider for row in saved.parity.rows))]
+        words = ["verify", *models, *repeat_provider(dict.fromkeys(row.provider for row in saved.parity.rows))]
         yield "parity, gates, placement", PARITY, "rows[].metrics, checks", [*words, "-o", str(folder / PARITY)]
     if saved.matrix is not None:
         models = list(dict.fromkeys(str(folder / f"{row.model}.onnx") for row in saved.matrix.rows))
-        words = ["verify", *models, "--matrix", *_repeat_provider(saved.matrix.hosts)]
+        words = ["verify", *models, "--matrix", *repeat_provider(saved.matrix.hosts)]
         yield "ways to open a session", MATRIX, "rows[].reference", [*words, "-o", str(folder / MATRIX)]
     yield from _describe_runs(saved)
     if saved.explanation is not None:
@@ -111,7 +111,7 @@ def _describe_runs(saved: Saved) -> Iterator[_Origin]:
         return
     first = saved.runs[0]
     words = ["bench", *(series.model.path for series in first.series)]
-    words += _repeat_provider(dict.fromkeys(run.provider for run in saved.runs))
+    words += repeat_provider(dict.fromkeys(run.provider for run in saved.runs))
     for option, values in (
         ("--threads", [run.threads for run in saved.runs]),
         ("--batch-size", [run.batch_size for run in saved.runs]),
@@ -122,5 +122,6 @@ def _describe_runs(saved: Saved) -> Iterator[_Origin]:
     yield "times, ratios, memory", BENCH, "series[].wall_ns, cpu_ns", words
 
 
-def _repeat_provider(providers: Iterable[str]) -> list[str]:
+def repeat_provider(providers: Iterable[str]) -> list[str]:
+    """``--provider`` for each."""
     return [word for provider in providers for word in ("--provider", provider)]

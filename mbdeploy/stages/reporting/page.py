@@ -1,34 +1,36 @@
-"""The report as one HTML page that needs nothing else: styles, script, Plotly and every number are inside."""
+"""The report as one HTML page: what it says of each folder and of each sweep."""
 
 from __future__ import annotations
 
-import base64
-import gzip
-import hashlib
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any
 
 import msgspec
 from markupsafe import Markup
 
 from mbdeploy.records import QuantizeRecord
-from mbdeploy.results import encode_result
-from mbdeploy.stages import figures, sections
+from mbdeploy.stages import figures
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
-from mbdeploy.stages.pages import open_template
-from mbdeploy.stages.reporting import heat, layer_charts, origins, quality_charts, tables, time_charts
-from mbdeploy.stages.reporting.chart import Chart, escape_for_plotly
+from mbdeploy.stages.reporting import (
+    heat,
+    layer_charts,
+    origins,
+    quality_charts,
+    sweep_charts,
+    sweep_origins,
+    sweep_tables,
+    tables,
+    time_charts,
+)
+from mbdeploy.stages.reporting.chart import Chart
 from mbdeploy.stages.reporting.facts import PlacementFact, Report
+from mbdeploy.stages.reporting.frame import render_frame
 from mbdeploy.stages.reporting.histograms import Histogram, draw_histogram, read_histograms
 from mbdeploy.stages.reporting.names import shorten
-from mbdeploy.stages.reporting.reading import Saved
-from mbdeploy.stages.reporting.svg import render_svg
+from mbdeploy.stages.reporting.reading import Saved, SavedSweep
+from mbdeploy.stages.reporting.sweeps import SweepFacts
 from mbdeploy.stages.reporting.variants import list_fields, list_hosts, list_variants, name_models
 from mbdeploy.stages.tables import Table
-
-_MARKS = {"ship": "✓", "don't ship": "✗", "inconclusive": "?", "pass": "✓", "FAIL": "✗"}
-_CLASSES = {"ship": "good", "pass": "good", "don't ship": "bad", "FAIL": "bad", "inconclusive": "open"}
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,42 +55,55 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     origins: Table
 
 
-def render_page(reports: Sequence[Report], saved: Sequence[Saved]) -> str:
-    """The whole page; names from models are shortened and escaped.
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page says of one sweep."""
 
-    Nothing in the page may load anything or run any script but the two that are named here by their digests.
-    """
+    name: str
+    facts: SweepFacts
+    fronts: list[Chart]
+    macs: list[Chart]
+    warnings: list[str]
+    sentences: list[str]
+    rows: Table
+    misled: list[Table]
+    hosts: Table
+    origins: Table
+
+
+def render_page(
+    reports: Sequence[Report],
+    saved: Sequence[Saved],
+    swept: Sequence[SweepFacts] = (),
+    saved_sweeps: Sequence[SavedSweep] = (),
+) -> str:
+    """The whole page: models side by side, each on its own, then sweeps. Names are shortened and escaped."""
     names = [shorten(name) for name in name_models(reports, [one.folder for one in saved])]
     variants = list_variants(reports, names)
-    hosts = list_hosts(reports)
     fields = list_fields(variants)
     models = [_describe(number, *each) for number, each in enumerate(zip(names, reports, saved, strict=True))]
+    sweeps = [_describe_sweep(number, *each) for number, each in enumerate(zip(swept, saved_sweeps, strict=True))]
     pareto = list(quality_charts.draw_pareto(variants, fields))
-    drawn = [*pareto, *(chart for model in models for chart in _list_charts(model))]
-    script = resources.files("mbdeploy.stages").joinpath("templates/report.js").read_text(encoding="utf-8")
-    plotly = _read_plotly()
-    template = open_template(
+    names += [sweep.name for sweep in sweeps]
+    facts: list[Any] = [*reports, *swept]
+    return render_frame(
         "report.html",
-        marks=_MARKS,
-        classes=_CLASSES,
-        short=shorten,
-        render_svg=render_svg,
+        title=names[0] if len(names) == 1 else f"{len(names)} models",
+        charts=[
+            *pareto,
+            *(chart for model in models for chart in _list_charts(model)),
+            *(chart for sweep in sweeps for chart in (*sweep.fronts, *sweep.macs)),
+        ],
+        facts=facts[0] if len(facts) == 1 else facts,
+        command="report",
         scale=heat.list_colors(),
         seeded=tables.SEEDED,
-    )
-    page: str = template.render(
-        title=names[0] if len(names) == 1 else f"{len(names)} models",
+        names=names,
         models=models,
-        several=len(models) > 1,
+        sweeps=sweeps,
+        several=len(names) > 1,
         pareto=pareto,
-        compared=tables.tabulate_variants(variants, hosts),
-        charts=_embed([escape_for_plotly(msgspec.to_builtins(chart)) for chart in drawn]),
-        facts=_embed(_shorten_all(msgspec.json.decode(encode_result(reports[0] if len(reports) == 1 else reports)))),
-        script=Markup(script),
-        plotly=Markup(base64.b64encode(gzip.compress(plotly.encode(), 9, mtime=0)).decode()),
-        policy=" ".join(f"'sha256-{_digest(text)}'" for text in (script, plotly)),
+        compared=tables.tabulate_variants(variants, list_hosts(reports)),
     )
-    return page.rstrip("\n")
 
 
 def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
@@ -96,17 +111,12 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
     drawn = (layer_charts.draw_recovery(number, layers), layer_charts.draw_ranges(number, layers))
     explanation = report.explanation
     pairs = zip(saved.runs, report.latency, strict=True)
-    stages = [
-        *(sections.tabulate_export(report.export) if report.export else ()),
-        *(sections.tabulate_simplify(report.simplify) if report.simplify else ()),
-        *(sections.tabulate_quantize(report.quantize) if report.quantize else ()),
-    ]
     return Model(
         name=name,
         report=report,
         summary=tables.tabulate_side_by_side(report),
         missing=origins.list_missing(saved),
-        gates=figures.tabulate_checks((*report.checks, *(check for run in report.latency for check in run.checks))),
+        gates=tables.tabulate_gates(report),
         latency=[
             (time_charts.draw_latency(f"{number}-{index}", run, facts), figures.tabulate_latency(facts))
             for index, (run, facts) in enumerate(pairs)
@@ -124,8 +134,23 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,
         histograms=[(histogram, draw_histogram(histogram)) for histogram in read_histograms(saved.folder)],
         placements=[_tabulate_placement(placement) for placement in report.placements],
-        stages=[tables.tabulate_files(report), *stages],
+        stages=tables.tabulate_stages(report),
         origins=origins.tabulate_origins(saved),
+    )
+
+
+def _describe_sweep(number: int, facts: SweepFacts, saved: SavedSweep) -> Sweep:
+    return Sweep(
+        name=shorten(facts.sweep),
+        facts=facts,
+        fronts=list(sweep_charts.draw_fronts(number, facts)),
+        macs=list(sweep_charts.draw_macs(number, facts)),
+        warnings=[*sweep_tables.describe_unsteady(facts), *facts.stale],
+        sentences=sweep_tables.describe_macs(facts),
+        rows=sweep_tables.tabulate_rows(facts),
+        misled=sweep_tables.tabulate_macs(facts),
+        hosts=tables.tabulate_hosts(facts.hosts),
+        origins=sweep_origins.tabulate_origins(saved),
     )
 
 
@@ -174,31 +199,3 @@ def _tabulate_placement(fact: PlacementFact) -> Table:
 
 def _name_range(bounds: tuple[float, float]) -> str:
     return f"{bounds[0]:.4g} … {bounds[1]:.4g}"
-
-
-def _read_plotly() -> str:
-    from plotly.offline import get_plotlyjs
-
-    text: str = get_plotlyjs()
-    return text
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _embed(value: Any) -> Markup:
-    """JSON for a data block of the page: nothing in it can end the block, whatever a name holds."""
-    text = encode_result(value).decode()
-    for letter in "<>&\u2028\u2029":
-        text = text.replace(letter, f"\\u{ord(letter):04x}")
-    return Markup(text)
-
-
-def _shorten_all(plain: Any) -> Any:
-    """The same facts with names that somebody can read: a page is no place for one of megabytes."""
-    if isinstance(plain, str):
-        return shorten(plain, 1000)
-    if isinstance(plain, dict):
-        return {shorten(key, 1000): _shorten_all(value) for key, value in plain.items()}
-    return [_shorten_all(value) for value in plain] if isinstance(plain, list) else plain

@@ -6,7 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mbdeploy.stages.reporting.chart import LEGEND_ABOVE, Chart, color, lay_out, symbol, to_ms
+from mbdeploy.stages.reporting.chart import (
+    LEGEND_ABOVE,
+    Chart,
+    color,
+    draw_intervals,
+    lay_out,
+    symbol,
+    to_ms,
+)
 from mbdeploy.stages.reporting.names import shorten
 from mbdeploy.stages.reporting.tables import name_host
 from mbdeploy.stages.reporting.variants import Field, Variant, read_quality
@@ -83,14 +91,7 @@ def _draw_points(
     }
     intervals = [variant.top1 for variant in chosen if variant.top1 is not None]
     if len(intervals) == len(chosen):
-        points["error_y"] = {
-            "type": "data",
-            "symmetric": False,
-            "array": [factor * (interval.high - interval.value) for interval in intervals],
-            "arrayminus": [factor * (interval.value - interval.low) for interval in intervals],
-            "color": color(style),
-            "thickness": 1,
-        }
+        points["error_y"] = draw_intervals(intervals, color(style), factor)
     return points
 
 

@@ -14,13 +14,17 @@ from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport, decode_result
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.matrix import MatrixReport
+from mbdeploy.swept import SweepReport
 
 T = TypeVar("T")
+_RUN = "mbdeploy run --force"
 #: The files of a folder in the order of the stages, and the record in each one's sidecar.
 _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRecord, "int8": QuantizeRecord}
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
     f"results/{name}.json" for name in ("parity", "bench", "explain", "evaluation", "matrix")
 )
+#: What ``mbdeploy sweep`` writes into its folder.
+SWEEP = "sweep.json"
 #: Where ``mbdeploy calibrate`` writes beside our own files if nobody says.
 CALIBRATION = "simplified.calibration/calibration.npz"
 
@@ -40,11 +44,33 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     matrix: MatrixReport | None
 
 
-class _Runs(msgspec.Struct, frozen=True):
+class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep's folder and what ``mbdeploy sweep`` wrote there."""
+
+    folder: Path
+    report: SweepReport
+
+
+class Runs(msgspec.Struct, frozen=True):
     """What ``mbdeploy bench -o`` saves; a pipeline saves the runs alone."""
 
     runs: tuple[BenchRun, ...]
     schema_version: int = SCHEMA_VERSION
+
+
+def read_sweep(folder: Path) -> SavedSweep | None:
+    """The sweep that lies in a folder, if one does.
+
+    Raises:
+        DataError: a file that cannot be read.
+    """
+    report = _read(folder / SWEEP, SweepReport, "mbdeploy sweep")
+    return None if report is None else SavedSweep(folder=folder, report=report)
+
+
+def has_models(folder: Path) -> bool:
+    """Whether a folder holds a model file with its sidecar."""
+    return any(artifact.read_sidecar(folder / f"{stem}.onnx") is not None for stem in _RECORDS)
 
 
 def read_saved(folder: Path) -> Saved:
@@ -83,30 +109,31 @@ def read_saved(folder: Path) -> Saved:
 
 
 def _read_runs(path: Path) -> tuple[BenchRun, ...]:
-    found = _read(path, _Runs | list[BenchRun])
-    return found.runs if isinstance(found, _Runs) else tuple(found or ())
+    found = _read(path, Runs | list[BenchRun])
+    return found.runs if isinstance(found, Runs) else tuple(found or ())
 
 
-def _read(path: Path, kind: Any) -> Any:
+def _read(path: Path, kind: Any, command: str = _RUN) -> Any:
     try:
-        return _decode(path, path.read_bytes(), kind)
-    except FileNotFoundError:
+        return _decode(path, path.read_bytes(), kind, command)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _refuse(path, error.strerror or str(error)) from error
+        raise refuse_result(path, error.strerror or str(error), command) from error
 
 
-def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
+def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T], command: str = _RUN) -> T:
     try:
         return decode_result(bytes(data), kind)
     except msgspec.MsgspecError as error:
-        raise _refuse(path, str(error)) from error
+        raise refuse_result(path, str(error), command) from error
 
 
-def _refuse(path: Path, found: str) -> DataError:
+def refuse_result(path: Path, found: str, command: str = _RUN) -> DataError:
+    """The error for a file that is no result of ours, or not a whole one."""
     return DataError(
         where=path,
         expected="a result as this version of mbdeploy writes it",
         found=found,
-        todo="make it again with `mbdeploy run --force`",
+        todo=f"make it again with `{command}`",
     )

@@ -19,7 +19,6 @@ _MOST_TITLED = 250
 #: The outline of each symbol around the origin, for a size of 2.
 _OUTLINES = {
     "circle": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
-    "circle-open": "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0-2 0z",
     "diamond": "M0-1.3L1.3 0L0 1.3L-1.3 0z",
     "square": "M-.9-.9h1.8v1.8h-1.8z",
     "triangle-up": "M0-1.2L1.1.8h-2.2z",
@@ -95,7 +94,7 @@ def _draw_scatter(trace: dict[str, Any], x: Axis, y: Axis) -> Iterator[Markup]:
         dots = "".join(f"M{a:.1f} {b:.1f}h0" for a, b in points)
         style = Markup('fill="none" stroke="{}" stroke-width="{}" stroke-linecap="round" opacity="{}"')
         yield Markup('<path {} d="{}"/>').format(
-            style.format(_color(trace, 0), marker["size"], marker["opacity"]), dots
+            style.format(_color(trace, 0), _pick(marker["size"], 0), marker.get("opacity", 1)), dots
         )
         return
     words = trace.get("text", [""] * len(points))
@@ -159,7 +158,7 @@ def _draw_symbol(x: float, y: float, size: float, color: str, name: str) -> Mark
         color
     )
     place = Markup('transform="translate({:.1f} {:.1f}) scale({:.2f})"').format(x, y, size / 2)
-    return Markup('<path {} {} d="{}"/>').format(style, place, _OUTLINES[name])
+    return Markup('<path {} {} d="{}"/>').format(style, place, _OUTLINES[name.removesuffix("-open")])
 
 
 def _write(x: float, y: float, text: str, anchor: str = "middle") -> Markup:

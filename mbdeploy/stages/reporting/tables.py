@@ -18,12 +18,16 @@ SEEDED = "SEEDED WEIGHTS: this network has learnt nothing, and no accuracy is cl
 
 def tabulate_report(found: Report) -> list[Table]:
     """The report as tables, in the order of the stages."""
+    return [*tabulate_stages(found), *tabulate_results(found)]
+
+
+def tabulate_stages(found: Report) -> list[Table]:
+    """The files, and what each stage did to make them."""
     return [
         tabulate_files(found),
         *(sections.tabulate_export(found.export) if found.export else ()),
         *(sections.tabulate_simplify(found.simplify) if found.simplify else ()),
         *(sections.tabulate_quantize(found.quantize) if found.quantize else ()),
-        *tabulate_results(found),
     ]
 
 
@@ -31,12 +35,17 @@ def tabulate_results(found: Report) -> list[Table]:
     """Only what was measured: parity and its gates, latency, accuracy."""
     return [
         *figures.tabulate_parity(found.parity),
-        *figures.tabulate_checks((*found.checks, *(check for run in found.latency for check in run.checks))),
+        *tabulate_gates(found),
         *(table for run in found.latency for table in figures.tabulate_latency(run)),
         *(tabulate_explanation(found.explanation) if found.explanation else ()),
         *(table for data in found.accuracy for table in figures.tabulate_accuracy(data)),
         *figures.tabulate_verdicts(found.verdicts),
     ]
+
+
+def tabulate_gates(found: Report) -> list[Table]:
+    """Every gate on parity, then those on time."""
+    return figures.tabulate_checks((*found.checks, *(check for run in found.latency for check in run.checks)))
 
 
 def tabulate_side_by_side(found: Report, baseline: str = "simplified", candidate: str = "int8") -> Table:

@@ -8,7 +8,17 @@ from typing import Any
 from mbdeploy.derive import read_times
 from mbdeploy.results import BenchRun
 from mbdeploy.stages.facts import LatencyFacts
-from mbdeploy.stages.reporting.chart import COLORS, LEGEND_ABOVE, Chart, color, lay_out, line_at, symbol, to_ms
+from mbdeploy.stages.reporting.chart import (
+    COLORS,
+    LEGEND_ABOVE,
+    Chart,
+    color,
+    draw_intervals,
+    lay_out,
+    line_at,
+    symbol,
+    to_ms,
+)
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.reporting.names import shorten
 
@@ -130,13 +140,7 @@ def draw_ratios(number: int, report: Report) -> Chart | None:
                 "mode": "markers",
                 "x": [interval.value for _, interval, _ in rows],
                 "y": [shorten(name) for name, _, _ in rows],
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [interval.high - interval.value for _, interval, _ in rows],
-                    "arrayminus": [interval.value - interval.low for _, interval, _ in rows],
-                    "color": COLORS[5],
-                },
+                "error_x": draw_intervals([interval for _, interval, _ in rows], COLORS[5]),
                 "marker": {
                     "size": 11,
                     "color": [COLORS[5] if control else COLORS[1] for *_, control in rows],

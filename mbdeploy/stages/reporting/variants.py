@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from mbdeploy.estimate import Interval
+from mbdeploy.pareto import is_beaten
 from mbdeploy.results import Host, Metrics
 from mbdeploy.stages.facts import LatencyFact, ParityFact
 from mbdeploy.stages.reporting.facts import Report, find_host
@@ -119,6 +120,7 @@ def _make_field(variants: Sequence[Variant], members: Sequence[int]) -> Field:
     first = variants[members[0]]
     quality, _ = read_quality(first)
     models = dict.fromkeys(variants[index].model for index in members)
+    costs = {index: _score(variants[index]) for index in members}
     threads = f"{first.threads} thread{'s' if first.threads != 1 else ''}"
     title = f"{', '.join(models)} on {first.provider}, {threads}, batch {first.batch_size}"
     assert first.host is not None
@@ -127,14 +129,8 @@ def _make_field(variants: Sequence[Variant], members: Sequence[int]) -> Field:
         quality=quality,
         host=first.host,
         members=tuple(members),
-        best=tuple(index for index in members if not _is_beaten(variants, index, members)),
+        best=tuple(index for index in members if not is_beaten(costs[index], [*costs.values()])),
     )
-
-
-def _is_beaten(variants: Sequence[Variant], index: int, members: Sequence[int]) -> bool:
-    own = _score(variants[index])
-    others = (_score(variants[other]) for other in members if other != index)
-    return any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other in others)
 
 
 def _score(variant: Variant) -> tuple[float, float, float]:

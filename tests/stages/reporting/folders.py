@@ -9,6 +9,7 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
+from mbdeploy.estimate import Interval
 from mbdeploy.records import ExportRecord, LayerRecord, QuantizeRecord, Rewrite, SimplifyRecord
 from mbdeploy.results import (
     BenchRun,
@@ -24,6 +25,7 @@ from mbdeploy.results import (
     Prediction,
     Series,
 )
+from mbdeploy.swept import Row, SweepReport
 
 HOST = Host(
     machine="x86_64",
@@ -159,6 +161,35 @@ def make_evaluation(*models: Evaluated) -> EvalReport:
         metrics=(make_metrics(),) * (len(models) - 1),
         host=HOST,
     )
+
+
+def make_sweep(*places: tuple[str, int], host: Host = HOST, top1: bool = False) -> SweepReport:
+    """Two variants in FP32 and portable, timed in every place (provider and threads): "small" has half the MACs of
+    "large", and in portable the longer time."""
+    rows, runs = [], []
+    for variant, macs, ratio in (("small", 50_000_000, 0.9), ("large", 100_000_000, 0.5)):
+        for provider, threads in places:
+            run = msgspec.structs.replace(make_run(70, ratio), provider=provider, threads=threads, host=host)
+            runs.append(run)
+            for recipe, decibels in (("fp32", 120.0), ("portable", 20.0 if variant == "small" else 25.0)):
+                accuracy = Interval(value=decibels / 200, low=0.0, high=1.0, n=100, confidence=0.95)
+                rows.append(
+                    Row(
+                        variant=variant,
+                        alpha=1.0,
+                        size=96,
+                        recipe=recipe,
+                        provider=provider,
+                        threads=threads,
+                        macs=macs,
+                        parameters=10,
+                        sqnr_db=decibels,
+                        top1=accuracy if top1 else None,
+                        size_bytes=1,
+                    )
+                )
+    asked = {"cards": ["mine; rm"], "rho": [96, 128], "recipe": ["portable"], "providers": ["cpu"], "data": None}
+    return SweepReport(plan=(), rows=tuple(rows), runs=tuple(runs), asked=asked)
 
 
 def write_folder(folder: Path, **parts: Any) -> Path:

@@ -21,8 +21,10 @@ from folders import (
     make_parity,
     make_row,
     make_run,
+    make_sweep,
 )
 
+from mbdeploy import artifact
 from mbdeploy.results import PlacedNode
 from mbdeploy.stages.report import report
 
@@ -105,6 +107,31 @@ def test_numbers_in_the_page_are_those_of_the_json(browser: Browser, page: Path,
     assert [trace["y"] for trace in charts["recovery-0"]["data"]] == [
         list(each) for each in zip(*recovered, strict=True)
     ]
+
+
+def test_a_sweep_s_figures_are_the_numbers_of_its_json_and_filter(browser: Browser, tmp_path: Path) -> None:
+    artifact.write_json(tmp_path / "sweep.json", make_sweep(("cpu", 1), ("cpu", 2), ("cpu", 4), ("cuda", 1)))
+    page = tmp_path / "page.html"
+    page.write_text(report(tmp_path, format="html"), encoding="utf-8")
+    browser.open(page)
+    assert (browser.read_console(), browser.list_requests()) == ([], [page.resolve().as_uri()])
+    found = browser.run("return JSON.parse(document.getElementById('facts').textContent)")
+    assert found == json.loads(report(tmp_path, format="json"))
+    drawn = browser.run("return JSON.parse(document.getElementById('charts').textContent)")
+    points = next(chart for chart in drawn if chart["name"] == "macs-0-0")["data"]
+    rows = [row for row in found["rows"] if (row["provider"], row["threads"]) == ("cpu", 1)]
+    assert [x for trace in points[:2] for x in trace["x"]] == [50.0, 100.0] * 2
+    assert sorted(y for trace in points[:2] for y in trace["y"]) == sorted(row["latency_ns"] / 1e6 for row in rows)
+    assert browser.run("return document.querySelectorAll('#front-of-0 figure svg').length") == 8
+    browser.run(
+        "const field = document.querySelector('input[data-table=sweep-rows-0]'); field.value = 'CUDA';"
+        "field.dispatchEvent(new Event('input'))"
+    )
+    shown = "return [...document.querySelectorAll('#sweep-rows-0 tbody tr')].filter(row => !row.hidden).length"
+    assert browser.run(shown) == 4
+    browser.run("document.querySelector('#macs-0-0 button.explore').click()")
+    browser.wait("document.querySelector('#macs-0-0 .js-plotly-plot .main-svg')")
+    assert browser.read_console() == []
 
 
 def test_a_figure_becomes_plotly_s_when_asked_and_shows_the_same_points(browser: Browser, page: Path) -> None:

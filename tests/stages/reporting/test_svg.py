@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mbdeploy.stages.reporting.axes import choose_ticks
+from mbdeploy.stages.reporting.axes import choose_dates, choose_ticks, read_date
 from mbdeploy.stages.reporting.chart import Chart, escape_for_plotly, lay_out
 from mbdeploy.stages.reporting.svg import render_svg
 
@@ -56,6 +56,28 @@ def test_a_box_is_of_all_samples() -> None:
     assert "int8: median 3, quartiles 2 and 4, 1 to 100" in shown
 
 
+def test_a_date_lies_where_its_time_says_and_is_written_at_round_ones() -> None:
+    trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": ["2026-01-01 00:00:00", "2026-01-02 00:00:00", "2026-01-05 00:00:00"],
+        "y": [1.0, 1.0, 1.0],
+        "marker": {"size": 8, "color": "#123456", "symbol": ["diamond", "diamond-open", "diamond"]},
+    }
+    shown = render_svg(make_chart(trace, xaxis={"type": "date"}))
+    first, second, last = (float(place) for place in re.findall(r"translate\(([\d.]+) [\d.]+\) scale", shown))
+    assert second - first == pytest.approx((last - first) / 4, abs=0.1)
+    assert re.findall(r">(2026-[^<]+)</text>", shown) == [f"2026-01-0{day}" for day in range(1, 6)]
+    assert shown.count('fill="none" stroke="#123456"') == 1  # the open one
+
+
+@given(st.floats(0, 4e9), st.floats(120, 1e9))
+def test_dates_are_few_whole_and_inside(low: float, width: float) -> None:
+    step, dates = choose_dates(low, low + width)
+    assert len(dates) <= 7
+    assert all(low <= read_date(date) <= low + width and read_date(date) % step == 0 for date in dates)
+
+
 @pytest.mark.parametrize("count", [3, 300])
 def test_names_are_text_and_the_result_is_xml(count: int) -> None:
     name = "<script>&\"'</script>"
@@ -66,7 +88,7 @@ def test_names_are_text_and_the_result_is_xml(count: int) -> None:
         "x": list(range(count)),
         "y": [float(index) for index in range(count)],
         "text": [name] * count,
-        "marker": {"size": 4, "opacity": 1, "color": "#123456"},
+        "marker": {"size": [4] * count, "color": "#123456"},
         "line": {"dash": "dot"},
         "error_y": {"array": [1.0] * count, "arrayminus": [1.0] * count, "color": "red"},
     }

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from typing import Any
 
 import pytest
 
-from mbdeploy.errors import UnavailableError
 from mbdeploy.estimate import Interval
-from mbdeploy.results import decode_result, encode_result
-from mbdeploy.sweeping.report import Planned, Row, SweepReport, judge_macs, mark_front
-from mbdeploy.sweeping.tables import describe_plan, tabulate_sweep, write_parquet
+from mbdeploy.swept import Row, derive_rows, judge_macs, mark_front
 
 
 def make_row(variant: str, **changes: Any) -> Row:
@@ -48,9 +43,11 @@ def test_a_row_that_is_beaten_in_everything_is_not_on_the_front() -> None:
     assert all(row.on_front for row in mark_front([make_row("a"), make_row("same")])[0])
 
 
-def test_rows_of_another_provider_or_number_of_threads_are_no_rivals() -> None:
-    rows = [make_row("a"), make_row("a", provider="cuda", latency_ns=9e6), make_row("a", threads=2, latency_ns=9e6)]
+@pytest.mark.parametrize("other", [{"provider": "cuda"}, {"threads": 2}, {"host": 1}])
+def test_rows_of_another_host_provider_or_number_of_threads_are_no_rivals(other: dict[str, Any]) -> None:
+    rows = [make_row("a"), make_row("b", macs=200, latency_ns=9e6, **other)]
     assert all(row.on_front for row in mark_front(rows)[0])
+    assert judge_macs(rows) == []
 
 
 def test_accuracy_is_quality_only_if_every_row_has_it() -> None:
@@ -74,26 +71,6 @@ def test_pairs_that_macs_order_wrongly_are_counted_and_the_worst_is_named() -> N
     assert found.spread == pytest.approx(3.0)
 
 
-def test_the_plan_in_a_line_says_what_is_there_and_what_is_known() -> None:
-    plan = [Planned(name=n, kept=kept, expected_s=s) for n, kept, s in (("a", True, None), ("b", False, 100.0))]
-    assert describe_plan(plan) == "2 items: 1 kept from earlier runs, 1 to do, about 1 min 40 s by one worker"
-    more = [*plan, Planned(name="c", kept=False, expected_s=None)]
-    assert describe_plan(more).endswith("(without 1 of which nothing is known)")
-
-
-def test_a_report_is_saved_shown_and_flattened() -> None:
-    rows, quality = mark_front([make_row("a", ratio=interval(0.5)), make_row("b", macs=200)])
-    report = SweepReport(plan=(), rows=tuple(rows), misled=tuple(judge_macs(rows)), quality=quality)
-    assert decode_result(encode_result(report), SweepReport).rows == report.rows
-    sweep, macs = tabulate_sweep(report)
-    assert sweep.rows[0][:4] == ("a", "portable", "cpu, 1 t", "0.0") and sweep.rows[0][7] == "0.50"
-    assert macs.rows == (("portable", "cpu, 1 t", "0 of 1", "2.00", ""),)
-    if importlib.util.find_spec("pyarrow") is None:
-        with pytest.raises(UnavailableError, match=r"mbdeploy\[parquet\]"):
-            write_parquet(report)
-        return
-    from pyarrow import parquet
-
-    table = parquet.read_table(io.BytesIO(write_parquet(report))).to_pylist()
-    assert [row["ratio_value"] for row in table] == [0.5, None]
-    assert table[0]["variant"] == "a" and table[0]["top1_value"] is None
+def test_rows_without_their_times_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        derive_rows([make_row("a")], [])

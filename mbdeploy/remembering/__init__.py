@@ -1,0 +1,1 @@
+"""Results kept over time, when somebody says so: a Parquet file a result, queried by DuckDB; never a gate."""
