@@ -27,6 +27,8 @@ from mbdeploy.targets import Job, find_device, open_target, parse_provider
 LONGEST_S = 12 * 3600.0
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T", Made, Judged, Timed)
+#: An answer, the seconds that it took, and whether it was there already.
+Told = tuple[T, float, bool]
 
 
 def check_shared(
@@ -106,21 +108,24 @@ class _Asker(msgspec.Struct, frozen=True):
     store: Store
     on_progress: Progress
 
-    def ask(self, works: Mapping[K, Work], kind: type[T], title: str) -> dict[K, tuple[T, float]]:
-        """The answers and the seconds that they took."""
-        for work in works.values():
-            kept = self.store.read(work.key)
-            if kept is not None and not msgspec.convert(kept.value, kind, strict=False).is_whole(work.request):
-                self.store.forget(work.key)
+    def ask(self, works: Mapping[K, Work], kind: type[T], title: str) -> dict[K, Told[T]]:
+        """The answers, in the order of the items."""
+        there = {key for key, work in works.items() if self._is_kept(work, kind)}
         done = submit(list(works.values()), self.executor, self.store, title=title, on_progress=self.on_progress)
-        answers = {
-            key: (msgspec.convert(one.value, kind, strict=False), one.seconds)
-            for key, one in zip(works, done, strict=True)
-        }
-        for key, (answer, _) in answers.items():
-            if not answer.is_whole(works[key].request):
-                self.store.forget(works[key].key)
+        answers: dict[K, Told[T]] = {}
+        for key, one in zip(works, done, strict=True):
+            answers[key] = msgspec.convert(one.value, kind, strict=False), one.seconds, key in there
+        for work in works.values():
+            self._is_kept(work, kind)
         return answers
+
+    def _is_kept(self, work: Work, kind: type[T]) -> bool:
+        """Whether there is an answer that can be used again; one that cannot is forgotten."""
+        kept = self.store.read(work.key)
+        if kept is None or msgspec.convert(kept.value, kind, strict=False).is_whole(work.request):
+            return kept is not None
+        self.store.forget(work.key)
+        return False
 
 
 def _ask_all(
@@ -128,23 +133,23 @@ def _ask_all(
 ) -> dict[str, Answers]:
     """What workers say of every card, in three phases."""
     making: dict[str, Work] = {}
-    made: dict[str, tuple[Made, float]] = {}
+    made: dict[str, Told[Made]] = {}
     for card in cards:
         try:
             making[card.name] = plan_make(shared, card)
         except MbdeployError as error:
-            made[card.name] = Made(refused=pack_error(error)), 0.0
+            made[card.name] = Made(refused=pack_error(error)), 0.0, False
     made |= asker.ask(making, Made, "check")
     for name in making:
         for stage in made[name][0].stages:
-            on_stage(stage)
+            on_stage(msgspec.structs.replace(stage, fresh=stage.fresh or made[name][2]))
     usable = [card for card in cards if made[card.name][0].refused is None]
     files = {card.name: made[card.name][0].files for card in usable}
     judging = {
         (card.name, word): plan_judge(shared, card, word, files[card.name]) for card in usable for word in shared.boards
     }
     judged = {
-        **{(card.name, word): (one, 0.0) for card in usable for word, one in made[card.name][0].judged.items()},
+        **{(card.name, word): (one, 0.0, True) for card in usable for word, one in made[card.name][0].judged.items()},
         **asker.ask(judging, Judged, "check on boards"),
     }
     timing = {
@@ -153,25 +158,29 @@ def _ask_all(
         for word in shared.real
         if judged[card.name, word][0].refused is None
     }
-    resumed = {key for key, work in timing.items() if asker.store.read(work.key) is not None}
     timed = asker.ask(timing, Timed, "time")
     for work in timing.values():  # they have served: the next check takes its own
         asker.store.forget(work.key)
 
-    def pick(parts: Mapping[tuple[str, str], tuple[T, float]], name: str) -> dict[str, T]:
-        return {word: one for (card, word), (one, _) in parts.items() if card == name}
+    return {name: _collect(told, _pick(judged, name), _pick(timed, name), run) for name, told in made.items()}
 
-    return {
-        card.name: Answers(
-            made=made[card.name][0],
-            judged=pick(judged, card.name),
-            timed=pick(timed, card.name),
-            seconds=made[card.name][1]
-            + sum(seconds for (name, _), (_, seconds) in (*judged.items(), *timed.items()) if name == card.name),
-            notes=_note_resumed([word for name, word in timing if (name, word) in resumed and name == card.name], run),
-        )
-        for card in cards
-    }
+
+def _pick(parts: Mapping[tuple[str, str], Told[T]], name: str) -> dict[str, Told[T]]:
+    """The parts of one card, by provider."""
+    return {word: told for (card, word), told in parts.items() if card == name}
+
+
+def _collect(
+    made: Told[Made], judged: Mapping[str, Told[Judged]], timed: Mapping[str, Told[Timed]], run: Run
+) -> Answers:
+    seconds = [taken for _, taken, _ in (made, *judged.values(), *timed.values())]
+    return Answers(
+        made=made[0],
+        judged={word: told[0] for word, told in judged.items()},
+        timed={word: told[0] for word, told in timed.items()},
+        seconds=sum(seconds),
+        notes=_note_resumed([word for word, told in timed.items() if told[2]], run),
+    )
 
 
 def _note_resumed(words: Sequence[str], run: Run) -> tuple[str, ...]:
