@@ -52,18 +52,14 @@ class Cluster:
 
     def start_node(self, words: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """A node by this command, or one that offers nothing; it is there when this returns."""
-        before = len(self.list_workers())
-        plain = [sys.executable, "-m", "dask", "worker", self.address, "--nthreads", "1", "--no-dashboard"]
-        node = self._start(words or plain)
-        while len(self.list_workers()) == before:
-            time.sleep(0.05)
-        return node
-
-    def list_workers(self) -> list[str]:
         import distributed
 
+        plain = [sys.executable, "-m", "dask", "worker", self.address, "--nthreads", "1", "--no-dashboard"]
         with distributed.Client(self.address, set_as_default=False) as client:
-            return list(client.scheduler_info(n_workers=-1)["workers"])
+            before = len(client.scheduler_info(n_workers=-1)["workers"])
+            node = self._start(words or plain)
+            client.wait_for_workers(before + 1, timeout=120)
+        return node
 
     def close(self) -> None:
         self._processes.close()
@@ -121,9 +117,7 @@ def test_a_board_s_items_go_to_its_proxy_alone_and_are_refused_without_one_or_wi
     proxy = plan_worker(cluster.address, provider="cpu@ssh:pi@board1", dry_run=True)
     with (
         open_executor(None, cluster.address) as executor,
-        pytest.raises(
-            UnavailableError, match=r"with the resource dev_board1=1, .* found none; start one where"
-        ) as error,
+        pytest.raises(UnavailableError, match=r"the resource dev_board1=1, .* found none; start one where") as error,
     ):
         list(executor.run(works))
     assert error.value.exit_code == 3
