@@ -1,13 +1,16 @@
 """How `mbdeploy evaluate` scales: decoding beside inference, 2 workers against 1, kill -9, and 1,000 in a simulation.
 
     python benchmarks/scaling.py MODEL.onnx... --data labels.csv --limit 640 --output scaling.json
+    python benchmarks/scaling.py MODEL.onnx --data labels.csv --limit 448 --repeat 5 --parts throughput,workers
 
-Run it on an idle machine with at least two cores: neighbours take from two workers more than from one.
+Run it on an idle machine with at least two cores: neighbours take from two workers more than from one. What is compared
+runs in turns (1 worker, 2 workers, 1 worker, …) over files that were read once before; figures are ratios of medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import heapq
 import itertools
@@ -23,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from mbdeploy.data import load_batches, open_dataset
 from mbdeploy.executing import Store, Work, open_executor, submit
@@ -34,6 +37,7 @@ from mbdeploy.stages.evaluate_parts import choose_shard_size
 from mbdeploy.stages.subject import choose_preprocess, plan_session, read_subjects
 from mbdeploy.targets import Job, open_target, parse_provider
 
+PARTS = ("throughput", "workers", "kill", "simulation")
 #: ImageNet's validation and training sets.
 IMAGES = (50_000, 1_281_167)
 WORKERS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -41,94 +45,142 @@ SHARD_SIZES = (64, 256, 512)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--limit", type=int, default=640)
     parser.add_argument("--preprocess")
-    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them, by commas")
     parser.add_argument("--output", type=Path, default=Path("scaling.json"))
     args = parser.parse_args()
+    parts = args.parts.split(",")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     given = {"data": args.data, "limit": args.limit, "preprocess": args.preprocess}
     found: dict[str, Any] = {"images": args.limit, "cores": os.cpu_count(), "load": os.getloadavg()}
+    report = evaluate(args.models, **given)  # not timed: every file is in the page cache from here on
     with tempfile.TemporaryDirectory() as scratch:
-        found["decoding_s"], found["inference_s"] = time_alone(args.models, repeat=args.repeat, **given)
-        report, found["one_process_s"] = take_best(lambda _: evaluate(args.models, **given), args.repeat)
-        found |= compare_workers(args.models, report, Path(scratch), args.repeat, given)
-        found["kill_nine"] = kill_one(args.models, report, Path(scratch, "killed"), given)
-        found["overhead_s"] = {
-            word: time_overhead(word, Path(scratch, "empty", word)) for word in ("processes", "dask")
-        }
-        durations = [kept.seconds for kept in Store(Path(scratch, "1-0")).list_kept()]
-    slower = max(found["decoding_s"], found["inference_s"])
-    found["throughput_of_slower"] = slower / found["one_process_s"]
-    found["recorded_s"] = durations
-    found["simulation"] = simulate_all(durations, choose_shard_size(args.limit, None), found["overhead_s"]["dask"])
+        if "throughput" in parts:
+            found["throughput"] = compare_throughput(args.models, args.repeat, given)
+        if "workers" in parts:
+            found["workers"] = compare_workers(args.models, report, Path(scratch), args.repeat, given)
+        if "kill" in parts:
+            found["kill_nine"] = kill_one(args.models, report, Path(scratch, "killed"), given)
+        if "simulation" in parts:
+            found |= simulate_recorded(args.models, Path(scratch), given)
+    found["load_after"] = os.getloadavg()
     args.output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 
-def take_best(work: Callable[[int], Any], repeat: int) -> tuple[Any, float]:
-    """The result and the shortest time of several runs, which are told their number."""
-    times = []
-    for number in range(repeat):
+def compare_throughput(models: Sequence[Path], repeat: int, given: dict[str, Any]) -> dict[str, Any]:
+    """Decoding alone, inference alone and ``evaluate``, in turns; all in one process and on one thread each.
+
+    ``throughput_of_slower`` is the median time of the slower of the two alone over that of ``evaluate``: 1 where the
+    other one is hidden behind it.
+    """
+    decode, infer = plan_alone(models, **given)
+    works = {"decoding": decode, "inference": infer, "evaluate": lambda: evaluate(models, **given)}
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _, (name, work) in itertools.product(range(repeat), works.items()):
         started = time.perf_counter()
-        result = work(number)
-        times.append(time.perf_counter() - started)
-    return result, min(times)
+        work()
+        seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    slower = max(medians["decoding"], medians["inference"])
+    return {
+        "n": repeat,
+        "seconds": seconds,
+        "medians_s": medians,
+        "throughput_of_slower": slower / medians["evaluate"],
+        "of_each_turn": sorted(
+            max(one, two) / both
+            for one, two, both in zip(seconds["decoding"], seconds["inference"], seconds["evaluate"], strict=True)
+        ),
+    }
 
 
 def compare_workers(
     models: Sequence[Path], report: EvalReport, scratch: Path, repeat: int, given: dict[str, Any]
 ) -> dict[str, Any]:
-    """One worker and two by turns: wall clock, processor time of all processes, and whether the reports are one.
+    """One worker and two in turns, each with a store of its own, and whether all reports are one.
 
-    ``speed_up`` is the median over the pairs, so that neighbours weigh on both alike. ``speed_up_if_idle`` is what the
-    processor times would give on two idle cores: twice one worker's time over two workers'.
+    ``speed_up`` is the ratio of the medians of the wall clock, ``of_each_turn`` the ratios of neighbours.
+    ``working_s`` is what the busiest worker's items took; the rest, ``starting_s``, is the command's and the workers'
+    start and end, which does not shrink with their number: ``speed_up_without_start`` leaves it out.
+    ``speed_up_if_idle`` is what the processor times would give on two idle cores.
     """
-    walls: dict[int, list[float]] = {1: [], 2: []}
-    cpus: dict[int, list[float]] = {1: [], 2: []}
+    seconds: dict[str, dict[int, list[float]]] = {
+        name: {1: [], 2: []} for name in ("wall_s", "working_s", "starting_s", "cpu_s")
+    }
     identical = []
-    for number in range(repeat):
-        for workers in (1, 2):
-            started, before = time.perf_counter(), os.times()
-            shared = evaluate(models, workers=workers, store=scratch / f"{workers}-{number}", **given)
-            after = os.times()
-            walls[workers].append(time.perf_counter() - started)
-            cpus[workers].append(sum(after[:4]) - sum(before[:4]))
-            identical.append(encode_result(shared) == encode_result(report))
+    for number, workers in itertools.product(range(repeat), (1, 2)):
+        store = scratch / f"{workers}-{number}"
+        started, before = time.perf_counter(), os.times()
+        shared = evaluate(models, workers=workers, store=store, **given)
+        wall, after = time.perf_counter() - started, os.times()
+        busy: collections.Counter[str] = collections.Counter()
+        for kept in Store(store).list_kept():
+            busy[kept.worker] += kept.seconds
+        working = max(busy.values())
+        cpu = sum(after[:4]) - sum(before[:4])
+        values = {"wall_s": wall, "working_s": working, "starting_s": wall - working, "cpu_s": cpu}
+        for name, value in values.items():
+            seconds[name][workers].append(value)
+        identical.append(encode_comparable(shared) == encode_comparable(report))
+    medians = {name: {count: statistics.median(v) for count, v in one.items()} for name, one in seconds.items()}
     return {
-        "workers_wall_s": walls,
-        "workers_cpu_s": cpus,
+        "n": repeat,
+        "seconds": seconds,
+        "medians": medians,
         "identical": all(identical),
-        "speed_up": statistics.median(one / two for one, two in zip(walls[1], walls[2], strict=True)),
-        "speed_up_if_idle": 2 * min(cpus[1]) / min(cpus[2]),
+        "speed_up": medians["wall_s"][1] / medians["wall_s"][2],
+        "of_each_turn": sorted(one / two for one, two in zip(*seconds["wall_s"].values(), strict=True)),
+        "speed_up_without_start": medians["working_s"][1] / medians["working_s"][2],
+        "speed_up_if_idle": 2 * medians["cpu_s"][1] / medians["cpu_s"][2],
     }
 
 
-def time_alone(
-    models: Sequence[Path], *, data: str, limit: int, preprocess: str | None, repeat: int
-) -> tuple[float, float]:
-    """Seconds to decode all images without running anything, and to run all without decoding."""
+def encode_comparable(report: EvalReport) -> bytes:
+    """A report without its lists of nodes: ONNX Runtime names those that it adds itself in an order of chance."""
+    models = tuple(
+        msgspec.structs.replace(one, placement=msgspec.structs.replace(one.placement, ran=())) for one in report.models
+    )
+    return encode_result(msgspec.structs.replace(report, models=models))
+
+
+def plan_alone(
+    models: Sequence[Path], *, data: str, limit: int, preprocess: str | None
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Two functions: decode all images without running anything, and run as many without decoding."""
     subjects, dataset = read_subjects(models), open_dataset(data, labelled=True, limit=limit)
     how, where = choose_preprocess(dataset, subjects, preprocess), parse_provider("cpu")
     sessions = tuple(plan_session(subject, where) for subject in subjects)
-
-    def decode(_: int) -> np.ndarray:
-        inputs = None
-        for batch in load_batches(dataset, how, batch_size=BATCH):
-            inputs = batch.inputs if inputs is None else inputs
-        assert inputs is not None
-        return inputs
-
-    inputs, decoding_s = take_best(decode, repeat)
+    inputs = next(iter(load_batches(dataset, how, batch_size=BATCH))).inputs
     sizes = [min(BATCH, limit - start) for start in range(0, limit, BATCH)]
 
-    def infer(_: int) -> None:
+    def decode() -> None:
+        for _ in load_batches(dataset, how, batch_size=BATCH):
+            pass
+
+    def infer() -> None:
         for size in sizes:
             open_target(where).run(Job(kind="infer", sessions=sessions, inputs=inputs[:size]))
 
-    return decoding_s, take_best(infer, repeat)[1]
+    return decode, infer
+
+
+def simulate_recorded(models: Sequence[Path], scratch: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """The simulation, with the durations of one worker's items and the measured cost of an item."""
+    evaluate(models, workers=1, store=scratch / "recorded", **given)
+    durations = [kept.seconds for kept in Store(scratch / "recorded").list_kept()]
+    overhead = {word: time_overhead(word, scratch / "empty" / word) for word in ("processes", "dask")}
+    return {
+        "recorded_s": durations,
+        "overhead_s": overhead,
+        "simulation": simulate_all(durations, choose_shard_size(given["limit"], None), overhead["dask"]),
+    }
 
 
 def kill_one(models: Sequence[Path], report: EvalReport, store: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +201,7 @@ def kill_one(models: Sequence[Path], report: EvalReport, store: Path, given: dic
     shards = -(-given["limit"] // choose_shard_size(given["limit"], None))
     return {
         "killed": len(killed),
-        "identical": encode_result(shared) == encode_result(report),
+        "identical": encode_comparable(shared) == encode_comparable(report),
         "results_kept": len(list(Store(store).list_kept())),
         "shards": shards,
         "workers_left": len(find_workers()),

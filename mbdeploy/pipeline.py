@@ -15,9 +15,13 @@ from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.provenance.manifest import vouch_for_folder
-from mbdeploy.results import Check, ParityReport, decode_result
+from mbdeploy.results import BenchRun, Check, ParityReport, decode_result
 
 STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
+#: The files of an output folder that are verified, and those that are timed, and where what was found is kept.
+VERIFIED = ("fp32.onnx", "simplified.onnx", "int8.onnx")
+TIMED = VERIFIED[1:]
+PARITY, LATENCY = "results/parity.json", "results/bench.json"
 
 
 class StageRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +58,7 @@ def run(
     *,
     output: Path,
     force: Sequence[str] = (),
+    until: str = STAGES[-1],
     dry_run: bool = False,
     exporter: str = "dynamo",
     opset: int | None = None,
@@ -75,21 +80,21 @@ def run(
     """Export, simplify, quantize, verify, bench and report, skipping every stage whose output is fresh.
 
     ``card`` is a card's name or file; what it says of quantization holds where no option is given.
-    ``force`` names stages to do again; the ones after them follow only if their inputs changed.
+    ``force`` names stages to do again; the ones after them follow only if their inputs changed. ``until`` is the last
+    stage to do; gates are read if it is ``verify`` or a later one.
     When all is done, ``manifest.json`` vouches for what lies in the folder.
     With ``dry_run`` nothing is written, and ``fresh`` says what would be skipped.
 
     Raises:
         MbdeployError: the first stage that refuses ends the run; what was finished stays.
     """
-    for name in force:
+    for name in (*force, until):
         if name not in STAGES:
             raise UsageError(
                 where=name, expected=f"a stage ({', '.join(STAGES)})", found="no such stage", todo="name one of these"
             )
     described = load_card(card)
     steps = _list_steps(
-        described,
         card,
         output,
         export={"exporter": exporter, "opset": opset, "trust": trust},
@@ -102,14 +107,21 @@ def run(
             "num_calibration_samples": num_calibration_samples or described.quantization.num_calibration_samples,
             "seed": seed,
         },
-        measure={"providers": tuple(providers), "threads": threads, "allow_fallback": allow_fallback},
-        bench={"min_duration": min_duration, "seed": seed, "processes": 1},  # quick: `bench` itself spreads over more
+        measuring=describe_measuring(
+            described,
+            output,
+            providers=providers,
+            threads=threads,
+            allow_fallback=allow_fallback,
+            min_duration=min_duration,
+            seed=seed,
+        ),
         on_progress=on_progress,
-    )
+    )[: STAGES.index(until) + 1]
+    is_judged = any(step.name == "verify" for step in steps)
     if dry_run:
-        return RunSummary(
-            card=described.name, folder=str(output), stages=tuple(_foresee(steps, force)), checks=_read_checks(output)
-        )
+        checks, stages = _read_checks(output) if is_judged else (), tuple(_foresee(steps, force))
+        return RunSummary(card=described.name, folder=str(output), stages=stages, checks=checks)
     done = []
     with artifact.lock_folder(output):
         for step in steps:
@@ -117,7 +129,37 @@ def run(
             on_stage(stage)
             done.append(stage)
         vouch_for_folder(output)
-    return RunSummary(card=described.name, folder=str(output), stages=tuple(done), checks=_read_checks(output))
+    checks = _read_checks(output) if is_judged else ()
+    return RunSummary(card=described.name, folder=str(output), stages=tuple(done), checks=checks)
+
+
+def describe_measuring(
+    card: ModelCard,
+    folder: Path,
+    *,
+    providers: Sequence[str],
+    threads: int,
+    allow_fallback: bool,
+    min_duration: float,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keywords with which ``run`` verifies VERIFIED and times TIMED of ``folder``."""
+    golden = folder / "golden.npz"
+    where = {"providers": tuple(providers), "threads": threads, "allow_fallback": allow_fallback}
+    # One process is quick: `bench` itself spreads over more.
+    times = {"min_duration": min_duration, "seed": seed, "processes": 1}
+    return {"golden": golden, "budgets": card.budgets, **where}, {"inputs": golden, **where, **times}
+
+
+def keep_measured(
+    folder: Path, parity: ParityReport, runs: Sequence[BenchRun], measuring: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    """Leave what others measured of the files of ``folder`` as ``run`` would, so that it is fresh for it."""
+    from mbdeploy.stages import bench, verify
+
+    verified, timed = ([folder / name for name in names] for names in (VERIFIED, TIMED))
+    _write_result(folder / PARITY, verify.plan(verified, **measuring[0]), parity)
+    _write_result(folder / LATENCY, bench.plan(timed, **measuring[1]), list(runs))
 
 
 def _do_step(step: _Step, *, forced: bool) -> StageRun:
@@ -137,14 +179,12 @@ def _foresee(steps: Sequence[_Step], force: Sequence[str]) -> Iterable[StageRun]
 
 
 def _list_steps(
-    described: ModelCard,
     card: str,
     folder: Path,
     *,
     export: dict[str, Any],
     quantize: dict[str, Any],
-    measure: dict[str, Any],
-    bench: dict[str, Any],
+    measuring: tuple[dict[str, Any], dict[str, Any]],
     on_progress: Progress,
 ) -> list[_Step]:
     """The stages in order, each with its plan and its work, over the files of ``folder``."""
@@ -155,11 +195,9 @@ def _list_steps(
     from mbdeploy.stages import simplify as simplify_stage
     from mbdeploy.stages import verify as verify_stage
 
-    fp32, simplified, int8 = (folder / f"{name}.onnx" for name in ("fp32", "simplified", "int8"))
-    golden, parity, latency = folder / "golden.npz", folder / "results/parity.json", folder / "results/bench.json"
-    variants = (fp32, simplified, int8)
-    verifying = {"golden": golden, "budgets": described.budgets, **measure}
-    timing = {"inputs": golden, **measure, **bench}
+    fp32, simplified, int8 = variants = [folder / name for name in VERIFIED]
+    golden, parity, latency = (folder / name for name in ("golden.npz", PARITY, LATENCY))
+    verifying, timing = measuring
     reports = {"html": folder / "report.html", "md": folder / "report.md"}
 
     def do_verify() -> None:
@@ -212,7 +250,7 @@ def _write_result(path: Path, provenance: Provenance, result: Any) -> None:
 
 def _read_checks(folder: Path) -> tuple[Check, ...]:
     """Every gate in the saved results; none where there are no results yet."""
-    parity = folder / "results/parity.json"
+    parity = folder / PARITY
     if not parity.is_file():
         return ()
     return decode_result(parity.read_bytes(), ParityReport).checks

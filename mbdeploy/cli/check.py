@@ -27,6 +27,7 @@ from mbdeploy.cli.screen import Screen
 @options.min_duration
 @options.seed
 @options.trust
+@options.sharing
 @click.option("--junit", type=Path, metavar="FILE", help="Write JUnit XML there.")
 @click.option("--sarif", type=Path, metavar="FILE", help="Write SARIF 2.1.0 there.")
 @click.option("--json", "json_file", type=Path, metavar="FILE", help="Write everything as JSON there.")
@@ -52,6 +53,10 @@ def command(
     again. With --baseline, both versions run now on the same images. The exit code
     is the worst of all rows, in the order 5, 2, 3, 1, 4, 0. In a GitHub job the
     result is added to the job's summary.
+
+    With --workers or --cluster cards are shared, and times are taken after all else,
+    each alone on its host or board. A check that was stopped goes on where it was;
+    one that ended never lends its times to the next.
     """
     from mbdeploy.gating.cards import find_cards
     from mbdeploy.gating.check import check
@@ -60,7 +65,8 @@ def command(
 
     cards = find_cards(words, all_cards=all_cards)
     with screen.progress() as on_progress:
-        report = check(cards, on_stage=screen.note_stage, on_progress=on_progress, **options.keep_given(keywords))
+        given = {**options.keep_given(keywords), "on_progress": on_progress, "on_link": screen.note_link}
+        report = check(cards, on_stage=screen.note_stage, **given)
     for path in write_files(report, junit=junit, sarif=sarif, json=json_file, md=md):
         screen.note_written(path)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):

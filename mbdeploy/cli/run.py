@@ -18,6 +18,7 @@ STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 @click.argument("card", metavar="CARD")
 @options.output_folder
 @click.option("--force", type=click.Choice(STAGES), multiple=True, help="Do this stage again. Repeatable.")
+@click.option("--until", type=click.Choice(STAGES), show_default="report", help="The last stage to do.")
 @click.option("--dry-run", is_flag=True, default=None, help="Only say what would be done.")
 @options.exporting
 @options.quantizing

@@ -32,6 +32,32 @@ def list_targets(screen: Screen, /) -> None:
     screen.show(tabulate_targets(targets), targets)
 
 
+@command.command("worker")
+@click.argument("address", metavar="ADDRESS")
+@options.provider
+@click.option("--dry-run", is_flag=True, help="Only print the command.")
+@options.words
+@click.pass_obj
+def worker(screen: Screen, /, address: str, provider: str | None, dry_run: bool) -> None:
+    """Start a Dask worker that alone talks to a board, or measures on this host.
+
+    ADDRESS is the scheduler's, such as tcp://head:8786. With --provider arm@ssh:pi@board
+    the worker is that board's proxy: it has the resource dev_board=1, and what needs the
+    board goes there, one item at a time. Any other provider gives it latency=1: it is
+    the one of this host that takes times. It does shared work as well.
+    """
+    import os
+    import shlex
+
+    from mbdeploy.executing.proxy import plan_worker
+
+    words = plan_worker(address, dry_run=dry_run, **options.keep_given({"provider": provider}))
+    if not dry_run:
+        screen.note(f"starting {shlex.join(words)}")
+        os.execv(words[0], words)
+    screen.write(shlex.join(words))
+
+
 @command.command("setup")
 @click.argument("target", type=click.Choice(["qemu", "docker"]))
 @click.option(

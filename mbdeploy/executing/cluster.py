@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
 import msgspec
 
 from mbdeploy.bounds import current_bounds
 from mbdeploy.errors import StepError, UnavailableError, UsageError
-from mbdeploy.executing.work import Done, Work
+from mbdeploy.executing.work import LATENCY, Done, Work, list_phases, name_resource
 from mbdeploy.executing.worker import do_work, raise_error, read_versions, refuse_versions, stop_run
 
-#: The Dask resource of which one worker a host has one, so that measurements of time are alone there.
-LATENCY = "latency"
 _CONNECT_S = 10.0
 _INSTALL = "run `pip install mbdeploy[cluster]`"
 
@@ -60,16 +59,20 @@ class ClusterExecutor:
         """The address of Dask's dashboard."""
         return str(self._client.dashboard_link or "") if self._client else ""
 
+    def demand(self, devices: Collection[str], *, times: bool) -> None:
+        """Refuse what no worker offers; a cluster that was started here needs no resources, see ``_run``."""
+        if self._cluster is None:
+            if times:
+                self._refuse_times()
+            for device in sorted(devices):
+                self._refuse_device(device)
+
     def run(self, works: Sequence[Work]) -> Generator[Done, None, None]:
         """Answers as they come; see :class:`mbdeploy.executing.work.Executor`."""
-        alone = [work for work in works if work.exclusive]
-        yield from self._run([work for work in works if not work.exclusive], None)
-        if alone and self._cluster is None:
-            self._refuse_exclusive()
-            yield from self._run(alone, {LATENCY: 1})
-            return
-        for work in alone:  # all workers are on this host: one item at a time
-            yield from self._run([work], None)
+        devices = {work.device for work in works if work.device}
+        self.demand(devices, times=any(work.exclusive and not work.device for work in works))
+        for phase in list_phases(works):
+            yield from self._run(phase)
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -79,34 +82,53 @@ class ClusterExecutor:
                     part.close(timeout=_CONNECT_S)
         self._client = self._cluster = None
 
-    def _run(self, works: Sequence[Work], resources: dict[str, int] | None) -> Generator[Done, None, None]:
+    def _run(self, works: Sequence[Work]) -> Generator[Done, None, None]:
+        """One phase. Items of one resource take turns: elsewhere the scheduler sees to it, as one worker has it; where
+        all workers were started here, the next one is submitted when the one before it is done."""
         assert self._client is not None
         run = uuid.uuid4().hex
-        futures = {
-            self._client.submit(
-                do_work,
-                work.function,
-                work.request,
-                run=run,
-                versions=self._versions,
-                name=work.name,
-                bounds=msgspec.structs.asdict(current_bounds()),
-                key=f"{work.key}-{run}",
-                resources=resources,
-                pure=False,
-            ): work
-            for work in works
-        }
+        turns: dict[str, collections.deque[Work]] = {}
+        first = []
+        for work in works:
+            resource = name_resource(work)
+            if self._cluster is not None and resource in turns:
+                turns[resource].append(work)
+                continue
+            if resource:
+                turns[resource] = collections.deque()
+            first.append(work)
+        futures = {self._submit(work, run): work for work in first}
         try:
-            for future in self._distributed.as_completed(list(futures), loop=self._client.loop):
+            done = self._distributed.as_completed(list(futures), loop=self._client.loop)
+            for future in done:
                 work, answer = futures.pop(future), self._read(future)
                 raise_error(answer)
+                if following := turns.get(name_resource(work)):
+                    future = self._submit(following[0], run)
+                    futures[future] = following.popleft()
+                    done.add(future)
                 yield Done(key=work.key, value=answer["value"], seconds=answer["seconds"], worker=self._word)
         finally:
             if futures:
                 with contextlib.suppress(Exception):  # the cluster may be what ended us
                     self._client.cancel(list(futures), force=True)
                     self._client.run(stop_run, run)
+
+    def _submit(self, work: Work, run: str) -> Any:
+        assert self._client is not None
+        resource = name_resource(work)
+        return self._client.submit(
+            do_work,
+            work.function,
+            work.request,
+            run=run,
+            versions=self._versions,
+            name=work.name,
+            bounds=msgspec.structs.asdict(current_bounds()),
+            key=f"{work.key}-{run}",
+            resources={resource: 1} if resource and self._cluster is None else None,
+            pure=False,
+        )
 
     def _read(self, future: Any) -> dict[str, Any]:
         try:
@@ -139,17 +161,35 @@ class ClusterExecutor:
                 )
             refuse_versions(address, found, self._versions)
 
-    def _refuse_exclusive(self) -> None:
-        """Refuse to measure times where no worker, or two of one host, may."""
+    def _list_offers(self, resource: str) -> list[tuple[str, float]]:
+        """Each worker that offers a resource: its host, and how much."""
         assert self._client is not None
         workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        hosts = [worker["host"] for worker in workers if worker.get("resources", {}).get(LATENCY)]
+        offers = [(worker["host"], float(worker.get("resources", {}).get(resource, 0))) for worker in workers]
+        return [offer for offer in offers if offer[1]]
+
+    def _refuse_device(self, device: str) -> None:
+        """Refuse a board that no worker, or more than one at a time, could talk to."""
+        offers = self._list_offers(device)
+        if [amount for _, amount in offers] != [1.0]:
+            found = f"{len(offers)}, which offer {sum(amount for _, amount in offers):g} in all" if offers else "none"
+            raise UnavailableError(
+                where=self._word,
+                expected=f"one worker with the resource {device}=1, which alone talks to that board",
+                found=found,
+                todo=f"start {'only ' if offers else ''}one where the board can be reached: "
+                f"`dask worker {self._word} --nthreads 1 --resources {device}=1`",
+            )
+
+    def _refuse_times(self) -> None:
+        """Refuse to measure times where no worker, or two of one host, may."""
+        hosts = [host for host, _ in self._list_offers(LATENCY)]
         if not hosts or len(set(hosts)) != len(hosts):
             raise UnavailableError(
                 where=self._word,
                 expected=f"one worker a host with the resource {LATENCY}, for measurements of time",
                 found="none" if not hosts else f"{len(hosts)} on {len(set(hosts))} hosts",
-                todo=f"start one with `dask worker ADDRESS --nthreads 1 --resources {LATENCY}=1`",
+                todo=f"start one with `dask worker {self._word} --nthreads 1 --resources {LATENCY}=1`",
             )
 
 

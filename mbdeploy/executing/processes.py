@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from multiprocessing.connection import Pipe, wait
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 
 from mbdeploy.bounds import current_bounds
 from mbdeploy.errors import StepError
-from mbdeploy.executing.work import Done, Work
+from mbdeploy.executing.work import Done, Work, list_phases
 from mbdeploy.executing.worker import raise_error
 from mbdeploy.isolate import judge_ended
 from mbdeploy.watch import Ended, child_environment
@@ -49,11 +49,14 @@ class LocalExecutor(msgspec.Struct, frozen=True):
     def close(self) -> None:
         """Nothing is held between runs."""
 
+    def demand(self, devices: Collection[str], *, times: bool) -> None:
+        """Nothing can be missing: this process sees to it that no two items are at one board."""
+
     def run(self, works: Sequence[Work]) -> Generator[Done, None, None]:
         """Answers as they come; see :class:`mbdeploy.executing.work.Executor`."""
-        shared = [work for work in works if not work.exclusive]
-        alone = [work for work in works if work.exclusive]
+        shared, on_boards, alone = list_phases(works)
         yield from _run(shared, self.count)
+        yield from _run(on_boards, self.count)
         yield from _run(alone, 1)
 
 
@@ -125,10 +128,10 @@ def _run(works: Sequence[Work], count: int) -> Generator[Done, None, None]:
     workers: dict[Any, _Worker] = {}
     try:
         while waiting or any(worker.work for worker in workers.values()):
-            while waiting and len(workers) < count:
+            while len(workers) < count and (chosen := _choose(waiting, workers.values())):
                 worker = _Worker()
                 workers[worker.pipe] = worker
-                worker.give(waiting.popleft())
+                worker.give(chosen)
             for pipe in wait(list(workers)):
                 worker = workers[pipe]
                 work, answer = worker.work, worker.take()
@@ -140,8 +143,9 @@ def _run(works: Sequence[Work], count: int) -> Generator[Done, None, None]:
                     workers.pop(pipe).end()
                     continue
                 raise_error(answer)
-                if waiting:
-                    worker.give(waiting.popleft())
+                worker.work = None
+                if chosen := _choose(waiting, workers.values()):
+                    worker.give(chosen)
                 else:
                     workers.pop(pipe).end()
                 yield Done(
@@ -153,6 +157,16 @@ def _run(works: Sequence[Work], count: int) -> Generator[Done, None, None]:
     finally:
         for worker in workers.values():
             worker.end()
+
+
+def _choose(waiting: collections.deque[Work], workers: Collection[_Worker]) -> Work | None:
+    """Take the first item whose board is free; None if there is none."""
+    busy = {worker.work.device for worker in workers if worker.work}
+    for place, work in enumerate(waiting):
+        if not work.device or work.device not in busy:
+            del waiting[place]
+            return work
+    return None
 
 
 def _give_up(work: Work, losses: int, worker: _Worker) -> None:

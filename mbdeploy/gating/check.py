@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-import msgspec
-
+from mbdeploy.assets import cache_root
 from mbdeploy.card import ModelCard
-from mbdeploy.errors import MbdeployError, OutputError
-from mbdeploy.gating.holm import correct_gates
 from mbdeploy.gating.lint import lint_model
-from mbdeploy.gating.measuring import measure_card, refuse
+from mbdeploy.gating.measuring import measure_card
 from mbdeploy.gating.report import CardResult, CheckReport, find_worst
+from mbdeploy.gating.sharing import check_shared
+from mbdeploy.gating.steps import Step, add_found, add_lint, add_versions, correct_all, follow, holding, note_new
 from mbdeploy.gating.tracing import trace_failures
-from mbdeploy.gating.versions import compare_versions, find_version, make_gate, refuse_baseline
+from mbdeploy.gating.versions import compare_versions, find_version, refuse_baseline
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.pipeline import StageRun
-from mbdeploy.results import Check
 from mbdeploy.targets import open_target, parse_provider
-
-#: How long a check waits for another one that is at work on the same card.
-_WAIT_S = 3600.0
-_Step = Callable[[CardResult], CardResult]
 
 
 def check(
@@ -42,6 +33,10 @@ def check(
     seed: int = 0,
     allow_fallback: bool = False,
     trust: bool = False,
+    workers: int | None = None,
+    cluster: str | None = None,
+    store: Path | None = None,
+    on_link: Callable[[str], None] = lambda link: None,
     on_stage: Callable[[StageRun], None] = lambda stage: None,
     on_progress: Progress = ignore_progress,
 ) -> CheckReport:
@@ -54,9 +49,13 @@ def check(
     turns in one bench. 5. A gate on paired measurements fails only if it still does after Holm's correction over all of
     them. 6. A failed parity gate is traced to its first node. 7. A card or provider that cannot be judged is a refusal
     with its exit code, and the others go on; ``exit_code`` is the worst of all, in the order 5, 2, 3, 1, 4, 0.
+    8. ``workers`` processes here, or those of a ``cluster`` (``local:N``, ``tcp://host:port``), share all but times, as
+    :func:`mbdeploy.gating.sharing.check_shared` says; finished parts are kept in ``store`` (by default in the user's
+    cache). ``on_link`` is told where a cluster can be watched.
 
     Raises:
         ModelError: a baseline that holds no version of any card. UsageError: no such provider.
+        UnavailableError: a cluster that is not there, or lacks a worker for a board or for times.
     """
     if baseline is not None and not any(find_version(baseline, card.name) for card in cards):
         raise refuse_baseline(baseline)
@@ -67,18 +66,28 @@ def check(
         "min_duration": min_duration,
         "seed": seed,
         "allow_fallback": allow_fallback,
-        "on_progress": on_progress,
     }
-    results = []
-    for card in cards:
-        steps: list[_Step] = [
-            _measuring(card, providers, tolerance, {**options, "trust": trust, "on_stage": on_stage}, confirm=True),
-            _linting(card, ignore, on_progress),
-        ]
-        if baseline is not None:
-            steps.append(_comparing(card, baseline, providers, {**options, "tolerance": tolerance}))
-        results.append(_follow(card, output / card.name, steps))
-    corrected = _correct(results)
+    if workers is not None or cluster is not None:
+        results = check_shared(
+            cards,
+            output=output,
+            providers=providers,
+            baseline=baseline,
+            tolerance=tolerance,
+            ignore=ignore,
+            options=options,
+            trust=trust,
+            workers=workers,
+            cluster=cluster,
+            store=store or cache_root() / "results",
+            on_stage=on_stage,
+            on_link=on_link,
+            on_progress=on_progress,
+        )
+    else:
+        told = {**options, "trust": trust, "on_stage": on_stage, "on_progress": on_progress}
+        results = [_check_here(card, output, providers, baseline, tolerance, ignore, told) for card in cards]
+    corrected = correct_all(results)
     return CheckReport(
         cards=corrected,
         providers=tuple(providers),
@@ -94,103 +103,61 @@ def check_card(
 
     ``options`` are those of ``pipeline.run``. Whoever is at work on the same folder is waited for; then all is fresh.
     """
-    return _correct([_follow(card, folder, [_measuring(card, providers, tolerance, options)])])[0]
+    return correct_all([follow(card, folder, [_measuring(card, providers, tolerance, options)])])[0]
 
 
-def _follow(card: ModelCard, folder: Path, steps: Sequence[_Step]) -> CardResult:
-    """One step after the other; the first that refuses ends the card, with what is known by then."""
-    started = time.monotonic()
-    result = CardResult(card=card.name, path=card.path, folder=str(folder), seconds=0.0)
-    try:
-        for step in steps:
-            result = step(result)
-    except MbdeployError as error:
-        result = msgspec.structs.replace(result, refusals=(*result.refusals, refuse(error)))
-    return msgspec.structs.replace(result, seconds=time.monotonic() - started)
+def _check_here(
+    card: ModelCard,
+    output: Path,
+    providers: Sequence[str],
+    baseline: Path | None,
+    tolerance: float,
+    ignore: Collection[str],
+    options: dict[str, Any],
+) -> CardResult:
+    steps = [
+        _measuring(card, providers, tolerance, options, confirm=True),
+        _linting(ignore, options["on_progress"]),
+    ]
+    if baseline is not None:
+        timing = {key: value for key, value in options.items() if key not in ("trust", "on_stage")}
+        steps.append(_comparing(card, baseline, providers, {**timing, "tolerance": tolerance}))
+    return follow(card, output / card.name, steps)
 
 
 def _measuring(
     card: ModelCard, providers: Sequence[str], tolerance: float, options: dict[str, Any], *, confirm: bool = False
-) -> _Step:
+) -> Step:
     def step(result: CardResult) -> CardResult:
         folder = Path(result.folder)
-        with _holding(folder):
+        with holding(folder):
             found = measure_card(card, folder, providers, options, tolerance=tolerance, confirm=confirm)
             divergences = trace_failures(card, folder, found.gates, options)
-        unbounded = card.budgets.latency_ratio is None
-        return msgspec.structs.replace(
-            result,
-            gates=found.gates,
-            refusals=found.refusals,
-            divergences=divergences,
-            parity=found.parity,
-            latency=found.latency,
-            notes=("time is not judged: the card has no latency_ratio",) if unbounded else (),
-        )
+        return add_found(result, card, found, divergences)
 
     return step
 
 
-def _linting(card: ModelCard, ignore: Collection[str], on_progress: Progress) -> _Step:
+def _linting(ignore: Collection[str], on_progress: Progress) -> Step:
     def step(result: CardResult) -> CardResult:
         if not (Path(result.folder) / "int8.onnx").is_file():
             return result  # no provider was here to make it with, which the refusals say
-        lint = lint_model(Path(result.folder) / "int8.onnx", ignore=ignore, on_progress=on_progress)
-        errors = [item for item in lint if item.level == "error"]
-        gate = Check(
-            name="audit_errors",
-            subject="int8",
-            value=float(len(errors)),
-            bound=0.0,
-            comparison="<=",
-            passed=not errors,
-            note=", ".join(item.rule for item in errors),
-        )
-        gates = (*result.gates, make_gate(card.name, "any", gate))
-        return msgspec.structs.replace(result, lint=lint, gates=gates)
+        return add_lint(result, lint_model(Path(result.folder) / "int8.onnx", ignore=ignore, on_progress=on_progress))
 
     return step
 
 
-def _comparing(card: ModelCard, baseline: Path, providers: Sequence[str], options: dict[str, Any]) -> _Step:
+def _comparing(card: ModelCard, baseline: Path, providers: Sequence[str], options: dict[str, Any]) -> Step:
     def step(result: CardResult) -> CardResult:
         other = find_version(baseline, card.name)
         if other is None:
-            note = f"new: {baseline} holds no other version of it, so nothing was compared"
-            return msgspec.structs.replace(result, notes=(*result.notes, note))
+            return note_new(result, baseline)
         refused = {refusal.provider for refusal in result.refusals}
         words = [word for word in providers if word not in refused and not open_target(parse_provider(word)).emulated]
         if not words or not result.gates:
             return result
-        with _holding(Path(result.folder)):
+        with holding(Path(result.folder)):
             found = compare_versions(card.name, Path(result.folder), other, providers=words, **options)
-        return msgspec.structs.replace(
-            result,
-            gates=(*result.gates, *found.gates),
-            changes=found.changes,
-            latency=(*result.latency, *found.latency),
-        )
+        return add_versions(result, found)
 
     return step
-
-
-def _correct(results: Sequence[CardResult]) -> tuple[CardResult, ...]:
-    """Holm's correction over the gates of all cards."""
-    gates = iter(correct_gates([gate for result in results for gate in result.gates]))
-    return tuple(msgspec.structs.replace(result, gates=tuple(next(gates) for _ in result.gates)) for result in results)
-
-
-@contextlib.contextmanager
-def _holding(folder: Path) -> Iterator[None]:
-    """Hold a card's folder against other checks, and wait for theirs; the pipeline's own lock does not wait."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(folder / ".check.lock", timeout=_WAIT_S):
-            yield
-    except filelock.Timeout as error:
-        raise OutputError(
-            where=folder,
-            expected=f"its turn within {_WAIT_S:.0f} s",
-            found="another check at work on this card",
-            todo="wait for it to end, or choose another folder with --output",
-        ) from error

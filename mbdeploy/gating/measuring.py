@@ -24,7 +24,7 @@ from mbdeploy.targets import open_target, parse_provider
 
 _BASELINE, _INT8 = "simplified.onnx", "int8.onnx"
 #: The provider that files are made with where only emulated ones were asked for.
-_MAKER = "cpu"
+MAKER = "cpu"
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,14 +52,21 @@ def measure_card(
     a gate on time that the pipeline's quick bench does not pass is measured again by ``bench`` in full, over several
     processes, and that decides.
     """
-    real, emulated, refusals = _sort_providers(providers)
+    real, emulated, refusals = sort_providers(providers)
     if not real and not emulated:
         return Found(refusals=tuple(refusals))
-    parts = _try_each(real or [_MAKER], lambda words: _run(card, folder, words, options), refusals)
+    parts = _try_each(real or [MAKER], lambda words: _run(card, folder, words, options), refusals)
     for word in emulated:
         parts += _try_each([word], lambda words: _verify(card, folder, words[0], options), refusals)
     if confirm:
-        parts = [_confirm(card, folder, part, options, tolerance) for part in parts]
+        parts = [confirm_times(card, folder, part, options, tolerance) for part in parts]
+    return gather(card, parts, providers, refusals, tolerance)
+
+
+def gather(
+    card: ModelCard, parts: Sequence[Measured], providers: Sequence[str], refusals: Sequence[Refusal], tolerance: float
+) -> Found:
+    """What the parts say of the providers that were asked for."""
     gates = [gate for part in parts for gate in collect_gates(card, part, tolerance)]
     return Found(
         gates=tuple(gate for gate in gates if gate.provider.partition(" ")[0] in providers),
@@ -74,7 +81,7 @@ def refuse(error: MbdeployError, provider: str = "") -> Refusal:
     return Refusal(provider=provider, error=type(error).__name__, text=str(error), exit_code=error.exit_code)
 
 
-def _sort_providers(providers: Sequence[str]) -> tuple[list[str], list[str], list[Refusal]]:
+def sort_providers(providers: Sequence[str]) -> tuple[list[str], list[str], list[Refusal]]:
     """Those of real machines, those that are emulated, and those that are not here."""
     real: list[str] = []
     emulated: list[str] = []
@@ -106,6 +113,11 @@ def _run(card: ModelCard, folder: Path, words: Sequence[str], options: dict[str,
 
 
 def _verify(card: ModelCard, folder: Path, word: str, options: dict[str, Any]) -> Measured:
+    report = verify_emulated(card, folder, word, options)
+    return Measured(checks=report.checks, parity=derive_parity(report), latency=())
+
+
+def verify_emulated(card: ModelCard, folder: Path, word: str, options: dict[str, Any]) -> ParityReport:
     """Parity of the INT8 file on one provider, kept in a file of its own."""
     models = [folder / _INT8]
     asked: dict[str, Any] = {
@@ -121,11 +133,11 @@ def _verify(card: ModelCard, folder: Path, word: str, options: dict[str, Any]) -
             path, verify.verify(models, on_progress=options.get("on_progress", ignore_progress), **asked)
         )
         artifact.write_sidecar(path, provenance, None)
-    report = decode_result(path.read_bytes(), ParityReport)
-    return Measured(checks=report.checks, parity=derive_parity(report), latency=())
+    return decode_result(path.read_bytes(), ParityReport)
 
 
-def _confirm(card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float) -> Measured:
+def confirm_times(card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float) -> Measured:
+    """The part, with times that its gate does not pass measured again in full."""
     gates = collect_time_gates(card, part, tolerance)
     words = {gate.provider.partition(" ")[0] for gate in gates if gate.check.passed is not True}
     if not words:

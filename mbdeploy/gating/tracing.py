@@ -19,17 +19,47 @@ from mbdeploy.stages.matrix import verify_matrix
 
 #: The gates over outputs, which alone have a first node.
 _TRACEABLE = frozenset({"MB401", "MB402", "MB403", "MB404"})
+_TRACE = "results/trace.json"
+
+
+class Traced(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one variant begins to diverge on one provider."""
+
+    variant: str
+    provider: str
+    divergences: tuple[Divergence, ...]
 
 
 def trace_failures(
     card: ModelCard, folder: Path, gates: Sequence[Gate], options: dict[str, Any]
 ) -> tuple[Divergence, ...]:
     """The first node that diverges for every variant and provider of ``folder`` whose gate failed."""
-    failed = sorted({(g.variant, g.provider) for g in gates if g.check.passed is False and g.rule in _TRACEABLE})
+    failed = list_failed(gates)
     if not failed:
         return ()
-    path = folder / "results/trace.json"
-    provenance = Provenance(
+    path, provenance = folder / _TRACE, _plan(card, folder, failed)
+    if not artifact.is_fresh(path, provenance):
+        keep_traced(card, folder, trace(card, folder, failed, options))
+    return decode_result(path.read_bytes(), tuple[Divergence, ...])
+
+
+def list_failed(gates: Sequence[Gate]) -> list[tuple[str, str]]:
+    """Variants and providers with a gate that failed and can be traced, in order."""
+    return sorted({(g.variant, g.provider) for g in gates if g.check.passed is False and g.rule in _TRACEABLE})
+
+
+def keep_traced(card: ModelCard, folder: Path, traced: Sequence[Traced]) -> tuple[Divergence, ...]:
+    """Keep what was traced, in order, beside the results that it is about; all of its divergences."""
+    ordered = sorted(traced, key=lambda one: (one.variant, one.provider))
+    found = tuple(divergence for one in ordered for divergence in one.divergences)
+    artifact.write_json(folder / _TRACE, found)
+    failed = [(one.variant, one.provider) for one in ordered]
+    artifact.write_sidecar(folder / _TRACE, _plan(card, folder, failed), None)
+    return found
+
+
+def _plan(card: ModelCard, folder: Path, failed: Sequence[tuple[str, str]]) -> Provenance:
+    return Provenance(
         stage="trace",
         params={"failed": failed, "budgets": msgspec.to_builtins(card.budgets)},
         parents={
@@ -38,16 +68,11 @@ def trace_failures(
         },
         tools=artifact.read_tools("onnxruntime", "numpy"),
     )
-    if not artifact.is_fresh(path, provenance):
-        artifact.write_json(path, _trace(card, folder, failed, options))
-        artifact.write_sidecar(path, provenance, None)
-    return decode_result(path.read_bytes(), tuple[Divergence, ...])
 
 
-def _trace(
-    card: ModelCard, folder: Path, failed: Sequence[tuple[str, str]], options: dict[str, Any]
-) -> list[Divergence]:
-    found: list[Divergence] = []
+def trace(card: ModelCard, folder: Path, failed: Sequence[tuple[str, str]], options: dict[str, Any]) -> list[Traced]:
+    """Run what failed again, node by node; nothing is kept."""
+    found = []
     for variant, provider in failed:
         report = verify_matrix(
             [folder / f"{variant}.onnx"],
@@ -58,5 +83,5 @@ def _trace(
             allow_fallback=options.get("allow_fallback", False),
             on_progress=options.get("on_progress", ignore_progress),
         )
-        found += report.divergences
+        found.append(Traced(variant=variant, provider=provider, divergences=report.divergences))
     return found

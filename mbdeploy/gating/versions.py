@@ -37,7 +37,7 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
 
     gates: tuple[Gate, ...]
     changes: tuple[Change, ...]
-    latency: tuple[LatencyFacts, ...]
+    latency: tuple[LatencyFacts, ...] = ()
 
 
 def find_version(baseline: Path, card: str) -> Path | None:
@@ -62,21 +62,36 @@ def compare_versions(
     other: Path,
     *,
     providers: Sequence[str],
-    threads: int = 1,
-    min_duration: float = 2.0,
     tolerance: float = 0.05,
-    seed: int = 0,
-    allow_fallback: bool = False,
     on_progress: Progress = ignore_progress,
+    **options: Any,
 ) -> Versions:
     """Run ``folder/int8.onnx`` and ``other`` on the golden images of ``folder``, and time them in turns.
+
+    ``options`` are those of ``bench``.
 
     Raises:
         UnavailableError: a provider that is not here. StepError: a file that the runtime refuses.
         DataError: another input or another number of outputs: it is no version of the same model.
     """
-    models = (other, folder / "int8.onnx")
-    subjects = read_subjects(models)
+    told: dict[str, Any] = {"providers": providers, "on_progress": on_progress}
+    opening = {key: options[key] for key in ("threads", "allow_fallback") if key in options}
+    found = compare_answers(card, folder, other, **told, **opening)
+    return add_times(found, card, time_versions(folder, other, tolerance=tolerance, **told, **options), tolerance)
+
+
+def compare_answers(
+    card: str,
+    folder: Path,
+    other: Path,
+    *,
+    providers: Sequence[str],
+    threads: int = 1,
+    allow_fallback: bool = False,
+    on_progress: Progress = ignore_progress,
+) -> Versions:
+    """The part of ``compare_versions`` in which time does not count."""
+    subjects = read_subjects((other, folder / "int8.onnx"))
     against = load_reference(
         subjects, golden=folder / "golden.npz", reference=None, data=None, preprocess=None, num_samples=_ALL
     )
@@ -94,22 +109,22 @@ def compare_versions(
             pair = (before.outputs[index], now.outputs[index])
             gates += judge_outputs(card, label, against, index, pair)
             changes += list_changes(label, against, index, pair)
-    runs = bench(
-        models,
-        providers=providers,
-        threads=threads,
-        min_duration=min_duration,
-        tolerance=tolerance,
-        seed=seed,
-        inputs=folder / "golden.npz",
-        allow_fallback=allow_fallback,
-        on_progress=on_progress,
-    )
-    facts = tuple(derive_latency(run) for run in runs)
+    return Versions(gates=tuple(gates), changes=tuple(changes))
+
+
+def time_versions(folder: Path, other: Path, **options: Any) -> tuple[LatencyFacts, ...]:
+    """Both versions by turns, one fact a provider; ``options`` are those of ``bench``."""
+    runs = bench((other, folder / "int8.onnx"), inputs=folder / "golden.npz", **options)
+    return tuple(derive_latency(run) for run in runs)
+
+
+def add_times(found: Versions, card: str, facts: Sequence[LatencyFacts], tolerance: float) -> Versions:
+    """The comparison, with what the times come to."""
+    gates, changes = list(found.gates), list(found.changes)
     for fact in facts:
         gates += judge_latency(card, fact, index=1, budget=1.0, tolerance=tolerance, name="baseline_latency")
         changes.append(_list_times(fact))
-    return Versions(gates=tuple(gates), changes=tuple(changes), latency=facts)
+    return Versions(gates=tuple(gates), changes=tuple(changes), latency=tuple(facts))
 
 
 def judge_latency(

@@ -20,7 +20,7 @@ from mbdeploy.executing.worker import read_versions
 from mbdeploy.isolate import Progress
 from mbdeploy.stages.evaluate_job import BLOCK, Seen, digest_model, read_shard, see_answers
 from mbdeploy.stages.subject import Subject, check_inputs, plan_session
-from mbdeploy.targets import Job, Provider, Target, open_target
+from mbdeploy.targets import Job, Provider, Target, find_device, open_target
 
 #: Some images, and what they gave, in the order of the images.
 Parts = Generator[tuple[Sequence[Sample], Seen], None, None]
@@ -73,7 +73,8 @@ def see_shared(
         host = open_target(task.provider).run(Job(kind="probe")).host
         device = [host.cpu, *host.isa]
     parts = [task.dataset.samples[start : start + size] for start in range(0, len(task.dataset), size)]
-    works = [_plan_shard(task, samples, device) for samples in parts]
+    board = find_device(task.provider)
+    works = [_plan_shard(task, samples, device, board) for samples in parts]
     check = RangeCheck(task.preprocess, is_array=parts[0][0].row is not None)
     with open_executor(workers, cluster) as executor:
         if executor.link:
@@ -109,7 +110,7 @@ def choose_shard_size(images: int, asked: int | None) -> int:
     return asked
 
 
-def _plan_shard(task: Task, samples: Sequence[Sample], device: Sequence[Any]) -> Work:
+def _plan_shard(task: Task, samples: Sequence[Sample], device: Sequence[Any], board: str) -> Work:
     placed = tuple(msgspec.structs.replace(sample, path=str(Path(sample.path).absolute())) for sample in samples)
     dataset = msgspec.structs.replace(task.dataset, samples=placed)
     decided = {
@@ -130,6 +131,7 @@ def _plan_shard(task: Task, samples: Sequence[Sample], device: Sequence[Any]) ->
         },
         identity={**decided, "device": list(device), "versions": read_versions()},
         size=len(samples),
+        device=board,
     )
 
 

@@ -16,7 +16,7 @@ from mbdeploy.executing import Store, Work
 from mbdeploy.executing.worker import read_versions
 from mbdeploy.sweeping.jobs import Built
 from mbdeploy.swept import Planned
-from mbdeploy.targets import Job, open_target, parse_provider
+from mbdeploy.targets import Job, find_device, open_target, parse_provider
 from mbdeploy.targets.job import refuse_emulated_times
 
 _JOBS = "mbdeploy.sweeping.jobs"
@@ -54,6 +54,7 @@ def plan_time(card: ModelCard, built: Built, bench: dict[str, Any], device: Sequ
         function=f"{_JOBS}:time_variant",
         request={"models": [made.path for made in built.files], "digests": digests, "bench": bench},
         identity={"digests": digests, "bench": bench, "device": list(device), "versions": read_versions()},
+        device=find_device(parse_provider(bench["providers"][0])),
         exclusive=True,
     )
 

@@ -2,7 +2,7 @@
 
 from mbdeploy.targets.job import Answer, Job, Ran, Session, Target
 from mbdeploy.targets.providers import PROVIDERS, Provider, parse_provider
-from mbdeploy.targets.table import TARGETS, open_target
+from mbdeploy.targets.table import TARGETS, find_device, open_target
 
 __all__ = [
     "PROVIDERS",
@@ -13,6 +13,7 @@ __all__ = [
     "Ran",
     "Session",
     "Target",
+    "find_device",
     "open_target",
     "parse_provider",
 ]

@@ -34,6 +34,7 @@ class FakeTarget(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: TimeFunction = take_one_ms
     name: str = "fake"
     emulated: bool = False
+    device: str = ""
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
     def run(self, job: Job, on_progress: Progress = ignore_progress) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -68,7 +69,20 @@ def open_ssh(argument: str, *, options: Sequence[str] = (), silence_s: float = 1
         login=" ".join([*port, destination]),
         key=f"'[{host}]:{found['port']}'" if found["port"] else host,
         silence_s=silence_s,
+        device=name_device(host, found["port"] or ""),
     )
+
+
+def name_device(host: str, port: str = "") -> str:
+    """What a board is called where one worker at a time may have it: ``dev_board1`` for board1.
+
+    Letters and digits of HOST[:PORT], small, with ``_`` between them; where that leaves anything out, the first eight
+    digits of the SHA-256 of HOST[:PORT] follow, so that no two boards share a name: ``dev_10_0_0_5_…``. Who logs in
+    does not matter.
+    """
+    said = f"{host}:{port}".lower().rstrip(":")
+    plain = re.sub(r"[^a-z0-9]+", "_", said).strip("_")
+    return f"dev_{plain}" if plain == said else f"dev_{plain[:40]}_{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
 def _trusts_anyone(words: Sequence[str]) -> bool:

@@ -55,6 +55,17 @@ def open_target(provider: Provider) -> Target:
     return target
 
 
+def find_device(provider: Provider) -> str:
+    """The board that a provider is on, as a name of small letters, digits and ``_``; empty where there is none.
+
+    A target of a plug-in that only one worker at a time may talk to has such a name as its attribute ``device``.
+
+    Raises:
+        As :func:`open_target`.
+    """
+    return str(getattr(open_target(provider), "device", ""))
+
+
 def _find_machine(provider: Provider, row: ProviderRow, name: str, argument: str) -> tuple[str, str]:
     """The target, and its argument, for a word that stands for an architecture."""
     if name == "local" and row.machine != _machine():

@@ -92,7 +92,7 @@ def test_other_words_are_refused(words: tuple[str, ...]) -> None:
 
 
 def test_the_group_alone_shows_its_commands() -> None:
-    assert set(command.command.commands) == {"list", "setup"}
+    assert set(command.command.commands) == {"list", "setup", "worker"}
     assert "setup" in run("targets", "--help").stdout
 
 

@@ -37,11 +37,36 @@ def refuse(request, on_progress):
 def stumble(request, on_progress):
     raise ValueError("a bug")
 
+def wait(request, on_progress):
+    note(request)
+    while request["n"] % 4 and not pathlib.Path(request["folder"], "go").exists():
+        time.sleep(0.02)
+    return {"square": request["n"] ** 2}
+
 def sleep(request, on_progress):
     note(request)
     while True:
         time.sleep(0.05)
         on_progress("sleeping", 0, 0)
+
+def be_at_board(request, on_progress):
+    note(request)
+    board = request["n"] % 2
+    place = pathlib.Path(request["folder"], f"board-{board}")
+    place.mkdir()  # somebody who is there already is an error
+    if request["n"] < 2:  # the first at each board waits for the first at the other one
+        pathlib.Path(request["folder"], f"here-{board}").touch()
+        while not pathlib.Path(request["folder"], f"here-{1 - board}").exists():
+            time.sleep(0.01)
+    place.rmdir()
+    return {"board": board}
+
+def meet(request, on_progress):
+    note(request)
+    while request["n"] == 0 and not pathlib.Path(request["folder"], "met-2").exists():
+        time.sleep(0.01)
+    pathlib.Path(request["folder"], f"met-{request['n']}").touch()
+    return {"n": request["n"]}
 
 def note(request):
     with open(pathlib.Path(request["folder"], "calls"), "a") as file:

@@ -12,7 +12,8 @@ import pytest
 
 from mbdeploy.errors import StepError, UnavailableError, UsageError
 from mbdeploy.executing import Store, Work, open_executor, submit
-from mbdeploy.executing.cluster import LATENCY, ClusterExecutor
+from mbdeploy.executing.cluster import ClusterExecutor
+from mbdeploy.executing.work import LATENCY
 from mbdeploy.executing.worker import read_versions, refuse_versions
 
 Make = Callable[..., list[Work]]
@@ -64,7 +65,7 @@ def test_a_run_on_a_cluster_that_is_left_stops_its_items_and_a_deadly_item_is_gi
         list(cluster.run(make_works("die", 1)))
     assert [one.value for one in cluster.run(make_works("square", 2, exclusive=True))] == [{"square": 0}, {"square": 1}]
     with pytest.raises(UnavailableError, match=f"one worker a host with the resource {LATENCY}"):
-        cluster._refuse_exclusive()  # what a cluster elsewhere is asked
+        cluster._refuse_times()  # what a cluster elsewhere is asked
 
 
 @needs_dask

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mbdeploy.errors import DataError, StepError, UsageError
@@ -94,6 +95,22 @@ def test_exclusive_items_come_after_all_others_one_at_a_time(make_works: Make, t
     calls = read_calls(tmp_path)
     assert [n for n, _ in calls][2:] == [2, 3]
     assert len({pid for n, pid in calls if n >= 2}) == 1
+
+
+def test_two_items_are_never_at_one_board_and_two_boards_are_used_at_once(make_works: Make, tmp_path: Path) -> None:
+    works = [
+        msgspec.structs.replace(work, device=f"dev_{n % 2}", exclusive=n > 3)
+        for n, work in enumerate(make_works("be_at_board", 6))
+    ]
+    found = list(LocalExecutor(4).run(works))
+    assert sorted(done.value["board"] for done in found) == [0, 0, 0, 1, 1, 1]
+    assert {n for n, _ in read_calls(tmp_path)[4:]} == {4, 5}
+
+
+def test_who_waits_for_a_board_does_not_keep_others_from_working(make_works: Make) -> None:
+    held, waiting, free = make_works("meet", 3)
+    works = [msgspec.structs.replace(held, device="dev_a"), msgspec.structs.replace(waiting, device="dev_a"), free]
+    assert {done.value["n"] for done in LocalExecutor(2).run(works)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("workers", "cluster"), [(None, None), (2, "local:2"), (0, None)])

@@ -168,7 +168,7 @@ def list_options(command: click.Command) -> set[str]:
 
 
 def test_option_names_are_the_keywords_of_the_functions_called() -> None:
-    called = {"on_stage", "on_progress"}
+    called = {"on_stage", "on_progress", "on_link"}
     own = {"words", "all_cards", "junit", "sarif", "json_file", "md"}
     assert list_options(check_command) - own == set(inspect.signature(check).parameters) - called - {"cards"}
     made = set(inspect.signature(init).parameters) - called

@@ -62,14 +62,15 @@ class FarWords(msgspec.Struct, frozen=True):
 class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
     """A board: ``command`` starts a Python there, ``login`` is what a user types after ``ssh``, ``key`` names its key.
 
-    ``machine`` is the architecture that it must have (empty: any). A connection over which nothing comes for
-    ``silence_s`` is lost. Who measures waits ``wait_s`` for others on the board to end, and then at most
-    ``cool_s`` for it to get below ``cool_c`` degrees Celsius.
+    ``machine`` is the architecture that it must have (empty: any). ``device`` is the board's name where one worker at
+    a time may have it. A connection over which nothing comes for ``silence_s`` is lost. Who measures waits ``wait_s``
+    for others on the board to end, and then at most ``cool_s`` for it to get below ``cool_c`` degrees Celsius.
     """
 
     login: str
     key: str
     machine: str = ""
+    device: str = ""
     silence_s: float = 12.0
     wait_s: float = 600.0
     cool_c: float = 65.0
