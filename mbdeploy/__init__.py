@@ -25,6 +25,7 @@ _PUBLIC = {
     "quantize_within": "mbdeploy.tradeoff",
     "report": "mbdeploy.stages.report",
     "run": "mbdeploy.pipeline",
+    "search": "mbdeploy.searching.search",
     "simplify": "mbdeploy.stages.simplify",
     "sweep": "mbdeploy.sweeping.sweep",
     "verify": "mbdeploy.stages.verify",

@@ -27,6 +27,7 @@ CALLS = {
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
     "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
+    "search": ("mbdeploy.searching.search:search", {"on_link", "on_plan"}),
     "bundle": ("mbdeploy.stages.bundle:bundle", set()),
     "verify-artifacts": ("mbdeploy.provenance.checking:verify_artifacts", set()),
 }
