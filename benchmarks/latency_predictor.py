@@ -1,10 +1,10 @@
 """How far off is the latency that `mbdeploy search` predicts, on networks that its predictor has not seen?
 
-    python benchmarks/latency_predictor.py mobilenet_v1:0.25,0.5,1:128,224 mobilenet_v2:0.5,1:128,224 squeezenet_1_1::224
+    python benchmarks/latency_predictor.py mobilenet_v1:0.25,0.5,1:128,224 mobilenet_v2:0.5,1:128,224 squeezenet_1_1
 
-Each word is CARD:WIDTHS:SIZES. Every network is built in FP32 and by --recipe, timed (the two by turns, --processes fresh
-processes) and profiled on --provider. Then each network is predicted from all the others (left out alone), and from
-networks of other cards only (left out with its family), by three predictors: `layers`, which search uses;
+Each word is CARD:WIDTHS:SIZES. Every network is built in FP32 and by --recipe, timed (the two by turns, --processes
+fresh processes) and profiled on --provider. Then each network is predicted from all the others (left out alone), and
+from networks of other cards only (left out with its family), by three predictors: `layers`, which search uses;
 `whole_networks`, which it uses where a runtime gives no times of layers; and `macs`, time in proportion to MACs, for
 comparison. Errors are absolute, as shares of the measured time. What is built and timed is kept in --store.
 """
@@ -55,7 +55,7 @@ def main() -> None:
 
 def list_cards(word: str) -> list[ModelCard]:
     """The variants that one word means."""
-    card, widths, sizes = (word.split(":") + ["", ""])[:3]
+    card, widths, sizes = [*word.split(":"), "", ""][:3]
     return list_variants(
         [card], [float(one) for one in widths.split(",") if one], [int(one) for one in sizes.split(",") if one]
     )

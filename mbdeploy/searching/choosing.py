@@ -7,13 +7,17 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mbdeploy.card import ModelCard
 from mbdeploy.derive import choose_clock, read_times
 from mbdeploy.estimate import Interval, estimate_ratio
 from mbdeploy.results import BenchRun
+from mbdeploy.searching.asked import Asked
 from mbdeploy.searching.jobs import Profiled
 from mbdeploy.searching.predictor import Measured
 from mbdeploy.searching.report import Found, Quality
+from mbdeploy.searching.target import judge_latency
 from mbdeploy.sweeping.jobs import Made
+from mbdeploy.sweeping.variants import read_alpha
 
 
 def read_quality(made: Made, quality: Quality) -> float:
@@ -39,6 +43,37 @@ def describe_measured(name: str, profiled: Profiled, run: BenchRun, number: int)
         latency_ns=estimate_latency(run, number).value,
         layers_us=profile.layers_us if profile else None,
         profile_us=profile.run_us if profile else 0.0,
+    )
+
+
+def make_row(
+    asked: Asked,
+    card: ModelCard,
+    made: Made,
+    run: BenchRun,
+    index: int,
+    predicted_ns: float | None,
+    keep_float: tuple[str, ...],
+) -> Found:
+    """Series ``index`` of a run as a result; a file that nothing was predicted for is a mix."""
+    latency, quality = estimate_latency(run, index), read_quality(made, asked.quality)
+    return Found(
+        variant=card.name,
+        alpha=read_alpha(card),
+        size=card.preprocess.size,
+        recipe=made.recipe,
+        path=made.path,
+        sha256=made.sha256,
+        predicted_ns=predicted_ns,
+        latency=latency,
+        clock=choose_clock(run),
+        quality=quality,
+        top1=made.top1,
+        sqnr_db=made.sqnr_db,
+        reward=asked.reward(quality, latency.value),
+        verdict=judge_latency(latency, asked.target_ns),
+        size_bytes=made.size_bytes,
+        keep_float=keep_float if predicted_ns is None else (),
     )
 
 

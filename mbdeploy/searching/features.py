@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from mbdeploy.costs.report import KINDS, LayerCost
 
+#: Channels that kernels take at a time, at most.
+_BLOCK = 16
 #: Of each kind of layer.
 _PARTS = ("MACs", "bytes", "weight bytes", "layers")
 #: Of a network's time outside its known layers.
@@ -25,12 +27,21 @@ def list_layers(layers: Iterable[LayerCost]) -> list[LayerCost]:
 
 
 def describe_layer(layer: LayerCost, *, is_float: bool) -> NDArray[np.float64]:
-    """One layer's numbers, in the order of ``FINE``."""
+    """One layer's numbers, in the order of ``FINE``; MACs are those of output channels in whole blocks.
+
+    (Kernels compute channels by the vector; without this the largest error over MobileNetV1's widths was a fifth
+    more.)
+    """
     found = np.zeros(len(FINE))
     start = KINDS.index(layer.kind) * len(_PARTS)
     size = layer.bytes_fp32 if is_float else layer.bytes_int8
-    found[start : start + len(_PARTS)] = (layer.macs, size, layer.weights * (4 if is_float else 1), 1)
+    found[start : start + len(_PARTS)] = (_count_macs(layer), size, layer.weights * (4 if is_float else 1), 1)
     return found
+
+
+def _count_macs(layer: LayerCost) -> float:
+    channels = layer.output[1] if layer.macs and len(layer.output) == 4 else 0
+    return layer.macs * -(-channels // _BLOCK) * _BLOCK / channels if channels else layer.macs
 
 
 def describe_rest(layers: Sequence[LayerCost], *, is_float: bool) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,52 +10,22 @@ import msgspec
 from mbdeploy import artifact
 from mbdeploy.card import ModelCard
 from mbdeploy.costs.report import LayerCost
-from mbdeploy.derive import choose_clock
 from mbdeploy.executing import Executor, Store, Work, submit
 from mbdeploy.isolate import Progress
 from mbdeploy.results import BenchRun
-from mbdeploy.searching.choosing import describe_measured, estimate_latency, read_quality
+from mbdeploy.searching.asked import Asked
+from mbdeploy.searching.choosing import describe_measured, estimate_latency, make_row, read_quality
 from mbdeploy.searching.jobs import Counted, Mixed, Profiled
 from mbdeploy.searching.optimiser import Optimiser
 from mbdeploy.searching.planning import forget_lost, locate_card, plan_counts, plan_mix, plan_profile
 from mbdeploy.searching.predictor import cross_validate, fit_predictor
-from mbdeploy.searching.report import Fit, Found, Quality, SearchReport, Tried
+from mbdeploy.searching.ranking import Candidate, bound_error, choose_finals, may_meet
+from mbdeploy.searching.report import Fit, Found, SearchReport, Tried
 from mbdeploy.searching.space import Point, spread_points
-from mbdeploy.searching.target import compute_reward, judge_latency
-from mbdeploy.sweeping.jobs import Built, Made
+from mbdeploy.sweeping.jobs import Built
 from mbdeploy.sweeping.planning import foresee, locate, plan_build, plan_time, read_built
 from mbdeploy.sweeping.report import Planned
 from mbdeploy.sweeping.variants import read_alpha, write_card
-
-#: What a predictor is taken to be off by at least, and where nobody knows, as a share.
-_LEAST_ERROR, _UNKNOWN_ERROR = 0.2, 1.0
-
-
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user asks for, checked. ``trying`` and ``judging`` are keywords of ``evaluate``, for trials and for
-    results; ``timing`` some of ``bench``. ``batch`` variants are built at a time."""
-
-    target_ns: float
-    exponent: float
-    hard: bool
-    quality: Quality
-    recipes: tuple[str, ...]
-    provider: str
-    threads: int
-    timing: dict[str, Any]
-    device: tuple[str, ...]
-    trying: dict[str, Any] | None
-    judging: dict[str, Any] | None
-    num_trials: int
-    num_profiled: int
-    num_measured: int
-    seed: int
-    batch: int
-    output: Path
-
-    def reward(self, quality: float, latency_ns: float) -> float:
-        """What a file of this quality and latency is worth."""
-        return compute_reward(quality, latency_ns, self.target_ns, self.exponent, hard=self.hard)
 
 
 class Run:
@@ -115,7 +84,7 @@ class Run:
         place = (self.asked.provider, self.asked.threads, self.asked.device)
         works = [plan_profile(card, self._built[card.name], *place) for card in cards]
         profiled = [msgspec.convert(value, Profiled, strict=False) for value in self._submit(works, "profile")]
-        for number, recipe in enumerate(("fp32", *self.asked.recipes)):
+        for number, recipe in enumerate(self.asked.precisions):
             measured = [
                 describe_measured(card.name, profile, self._runs[card.name], number)
                 for card, profile in zip(cards, profiled, strict=True)
@@ -147,7 +116,7 @@ class Run:
             self._build(finals, self.asked.judging)
         cards = [point.variant for point in finals]
         self._time(cards)
-        return [row for card in cards for row in self._list_rows(card, self._built[card.name], self._runs[card.name])]
+        return [row for card in cards for row in self._list_rows(card)]
 
     def refine(self, rows: list[Found], chosen: int | None) -> tuple[list[Found], str]:
         """Add a mix of INT8 and float of the best variant, measured; and say why there is none."""
@@ -167,12 +136,11 @@ class Run:
             return rows, f"; no mix of {best.variant} does: {self._mix.report.reason}"
         if self._mix.report.final is not None and not self._mix.report.final.keep_float:
             return rows, "; no layer is better left in float"
-        wider = msgspec.structs.replace(built, files=(*built.files, self._mix.made))
-        self._built[card.name] = wider
+        self._built[card.name] = msgspec.structs.replace(built, files=(*built.files, self._mix.made))
         self._time([card])
         kept = self._mix.report.final.keep_float if self._mix.report.final else ()
         others = [row for row in rows if row.variant != best.variant]
-        return [*self._list_rows(card, wider, self._runs[card.name], kept), *others], ""
+        return [*self._list_rows(card, kept), *others], ""
 
     def finish(self, report: SearchReport, rows: Sequence[Found], chosen: int | None, reason: str) -> SearchReport:
         """The whole report."""
@@ -214,8 +182,8 @@ class Run:
 
     def _try(self, points: Sequence[Point]) -> None:
         """Build and judge those of the points that may meet the target."""
-        least_ns = {point.variant.name: min(self._predicted[point.variant.name].values()) for point in points}
-        able = [p for p in points if least_ns[p.variant.name] <= self.asked.target_ns * (1 + self._error())]
+        error = bound_error(self._fits)
+        able = [point for point in points if may_meet(self._predicted[point.variant.name], self.asked.target_ns, error)]
         self._build(able, self.asked.trying)
         for point in points:
             self._judge(point, "built" if point in able else "skipped")
@@ -243,62 +211,31 @@ class Run:
     def _know_ns(self, name: str, recipe: str) -> float:
         """The measured time of a file if it was measured, else the predicted one."""
         if name in self._runs:
-            return estimate_latency(self._runs[name], ("fp32", *self.asked.recipes).index(recipe)).value
+            return estimate_latency(self._runs[name], self.asked.precisions.index(recipe)).value
         return self._predicted[name][recipe]
 
-    def _error(self) -> float:
-        """What the predictor may be off by, as a share: the largest error on networks that it had not seen."""
-        errors = [_UNKNOWN_ERROR if fit.largest_error is None else fit.largest_error for fit in self._fits]
-        return max(_LEAST_ERROR, *errors)
-
     def _choose_finals(self) -> list[Point]:
-        """The built variants with the best file that may meet the target; the last of them meets it for sure, if any
-        does."""
-        points = [point for point in self.points if point.variant.name in self._built]
+        candidates = [
+            Candidate(
+                name=name,
+                rewards=self._tried[name].rewards,
+                latency_ns={recipe: self._know_ns(name, recipe) for recipe in self.asked.precisions},
+            )
+            for name in self._built
+        ]
+        points = {point.variant.name: point for point in self.points}
+        error = bound_error(self._fits)
+        return [
+            points[name] for name in choose_finals(candidates, self.asked.num_measured, self.asked.target_ns, error)
+        ]
 
-        def rank(point: Point, margin: float) -> tuple[bool, float]:
-            """By the best of the files whose time, so much longer, still meets the target; else by the best of all."""
-            name = point.variant.name
-            rewards = self._tried[name].rewards
-            able = [
-                reward
-                for recipe, reward in rewards.items()
-                if self._know_ns(name, recipe) * (1 + margin) <= self.asked.target_ns
-            ]
-            return bool(able), max(able or rewards.values())
-
-        error = self._error()
-        ranked = sorted(points, key=lambda point: rank(point, -error / (1 + error)), reverse=True)
-        finals, others = ranked[: self.asked.num_measured], ranked[self.asked.num_measured :]
-        sure = [point for point in others if rank(point, error)[0]]
-        if sure and not any(rank(point, error)[0] for point in finals):
-            finals[-1] = max(sure, key=lambda point: rank(point, error))
-        return finals
-
-    def _list_rows(self, card: ModelCard, built: Built, run: BenchRun, keep_float: tuple[str, ...] = ()) -> list[Found]:
-        return [self._make_row(card, made, run, index, keep_float) for index, made in enumerate(built.files)]
-
-    def _make_row(self, card: ModelCard, made: Made, run: BenchRun, index: int, keep_float: tuple[str, ...]) -> Found:
-        latency = estimate_latency(run, index)
-        quality = read_quality(made, self.asked.quality)
-        return Found(
-            variant=card.name,
-            alpha=read_alpha(card),
-            size=card.preprocess.size,
-            recipe=made.recipe,
-            path=made.path,
-            sha256=made.sha256,
-            predicted_ns=self._predicted[card.name].get(made.recipe),
-            latency=latency,
-            clock=choose_clock(run),
-            quality=quality,
-            top1=made.top1,
-            sqnr_db=made.sqnr_db,
-            reward=self.asked.reward(quality, latency.value),
-            verdict=judge_latency(latency, self.asked.target_ns),
-            size_bytes=made.size_bytes,
-            keep_float=keep_float if made.recipe not in self._predicted[card.name] else (),
-        )
+    def _list_rows(self, card: ModelCard, keep_float: tuple[str, ...] = ()) -> list[Found]:
+        """A measured variant's rows; ``keep_float`` is that of the mix among its files."""
+        run, predicted = self._runs[card.name], self._predicted[card.name]
+        return [
+            make_row(self.asked, card, made, run, index, predicted.get(made.recipe), keep_float)
+            for index, made in enumerate(self._built[card.name].files)
+        ]
 
 
 def _none(card: ModelCard, built: Built) -> list[Work]:

@@ -11,9 +11,10 @@ from mbdeploy.errors import UsageError
 from mbdeploy.executing import Store, open_executor
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.quant.recipes import find_recipe
+from mbdeploy.searching.asked import Asked
 from mbdeploy.searching.choosing import choose_row, mark_front
 from mbdeploy.searching.report import Quality, SearchReport
-from mbdeploy.searching.running import Asked, Run
+from mbdeploy.searching.running import Run
 from mbdeploy.searching.space import Point, list_points
 from mbdeploy.searching.target import EXPONENT, parse_latency
 from mbdeploy.sweeping.planning import describe_device
