@@ -13,11 +13,12 @@ LEAST_ERROR, UNKNOWN_ERROR = 0.2, 1.0
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant that was built: by recipe what each file is worth, and its time as far as it is known."""
+    """A variant that was built: by recipe what each file is worth, and its time, ``measured`` or else predicted."""
 
     name: str
     rewards: dict[str, float]
     latency_ns: dict[str, float]
+    measured: bool = False
 
 
 def bound_error(fits: Iterable[Fit]) -> float:
@@ -35,19 +36,20 @@ def choose_finals(candidates: Sequence[Candidate], count: int, target_ns: float,
     """The names of at most ``count`` variants to measure, the most promising first.
 
     Rules: 1. those with a file that may meet the target come first, by the best reward of such files; then the others,
-    by theirs. 2. If none of the first ``count`` meets it for sure, with its time longer by ``error``, the best of those
-    that do takes the last place.
+    the fastest first. 2. If none of several meets it for sure, with its predicted time longer by ``error``, the best of
+    those that do takes the last place.
     """
 
     def weigh(candidate: Candidate, factor: float) -> tuple[bool, float]:
+        factor = 1.0 if candidate.measured else factor
         able = [
             reward for recipe, reward in candidate.rewards.items() if candidate.latency_ns[recipe] * factor <= target_ns
         ]
-        return bool(able), max(able or candidate.rewards.values())
+        return (True, max(able)) if able else (False, -min(candidate.latency_ns.values()))
 
     ranked = sorted(candidates, key=lambda one: weigh(one, 1 / (1 + error)), reverse=True)  # 1.
     finals, others = ranked[:count], ranked[count:]
     sure = [one for one in others if weigh(one, 1 + error)[0]]
-    if sure and not any(weigh(one, 1 + error)[0] for one in finals):  # 2.
+    if len(finals) > 1 and sure and not any(weigh(one, 1 + error)[0] for one in finals):  # 2.
         finals[-1] = max(sure, key=lambda one: weigh(one, 1 + error))
     return [one.name for one in finals]

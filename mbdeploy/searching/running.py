@@ -220,6 +220,7 @@ class Run:
                 name=name,
                 rewards=self._tried[name].rewards,
                 latency_ns={recipe: self._know_ns(name, recipe) for recipe in self.asked.precisions},
+                measured=name in self._runs,
             )
             for name in self._built
         ]

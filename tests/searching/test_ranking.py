@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mbdeploy.searching.ranking import LEAST_ERROR, UNKNOWN_ERROR, Candidate, bound_error, choose_finals, may_meet
 from mbdeploy.searching.report import Fit
 
@@ -45,6 +47,21 @@ def test_the_reward_that_counts_is_that_of_a_file_that_may_meet_the_target() -> 
     trap = Candidate(name="trap", rewards={"fp32": 0.9, "int8": 0.4}, latency_ns={"fp32": 50, "int8": 5})
     fair = Candidate(name="fair", rewards={"fp32": 0.6, "int8": 0.5}, latency_ns={"fp32": 50, "int8": 5})
     assert choose_finals([trap, fair], 1, 10.0, 0.2) == ["fair"]
+
+
+def test_where_nothing_may_meet_the_target_the_fastest_are_measured() -> None:
+    far = [make_candidate("slow", 0.9, 30), make_candidate("slower", 0.95, 40), make_candidate("fast", 0.1, 20)]
+    assert choose_finals(far, 2, 10.0, 0.2) == ["fast", "slow"]
+
+
+def test_a_measured_time_needs_no_margin() -> None:
+    known, guessed = make_candidate("known", 0.6, 9.9), make_candidate("guessed", 0.8, 11)
+    sure = make_candidate("sure", 0.5, 8)
+    measured = msgspec.structs.replace(known, measured=True)
+    assert choose_finals([guessed, known, sure], 2, 10.0, 0.2) == ["guessed", "sure"]
+    assert choose_finals([guessed, measured, sure], 2, 10.0, 0.2) == ["guessed", "known"]
+    late = msgspec.structs.replace(guessed, measured=True)
+    assert choose_finals([late, sure], 1, 10.0, 0.2) == ["sure"]
 
 
 def test_one_that_meets_the_target_for_sure_is_measured() -> None:
