@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 from mbdeploy.isolate import Verdict
@@ -23,8 +23,6 @@ def judge_strictly(record: SimplifyRecord) -> int:
     return EXIT_OK if record.onnxsim == Verdict.OK.value else EXIT_GATE_FAILED
 
 
-def judge_target(verdicts: Collection[str]) -> int:
-    """0 if a measured file has met the target, else 4 if one was inconclusive, else 1."""
-    if "met" in verdicts:
-        return EXIT_OK
-    return EXIT_INCONCLUSIVE if "inconclusive" in verdicts else EXIT_GATE_FAILED
+def judge_target(verdict: str | None) -> int:
+    """0 if the file chosen has met its target, 4 if nobody can tell, 1 if none was chosen."""
+    return {"met": EXIT_OK, "inconclusive": EXIT_INCONCLUSIVE}.get(verdict or "", EXIT_GATE_FAILED)

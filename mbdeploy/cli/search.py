@@ -46,14 +46,14 @@ from mbdeploy.cli.screen import Screen
 @options.words
 @click.pass_obj
 def command(screen: Screen, /, cards: Sequence[str], output: Path | None, **keywords: Any) -> int:
-    """Find the best file that runs within a given time, over cards, width, resolution
-    and precision.
+    """Find the best file that runs within a latency.
 
-    A few variants are measured and a predictor of latency is fitted on them; others are
-    built and judged by it; the best are measured, and only these are results. The
-    reward is MnasNet's: quality (latency / target)^w. The exit code is 0 if a measured
-    file meets the target, 4 if one may, and 1 if none does. FOLDER/search.json holds
-    all that was measured.
+    It looks at cards, widths, input sizes and precisions. A few variants are measured
+    and a predictor of latency is fitted on them; others are built and judged by it;
+    the best are measured, and only these are results. The reward is MnasNet's:
+    quality (latency / target)^w. The exit code is 0 if the file chosen meets the
+    target, 4 if it may, and 1 if none is chosen. FOLDER/search.json holds all that
+    was measured.
     """
     from mbdeploy.cli.places import OUT
     from mbdeploy.searching import tables
@@ -75,4 +75,4 @@ def command(screen: Screen, /, cards: Sequence[str], output: Path | None, **keyw
         return 0
     screen.save(output / "search.json", report)
     screen.show(tables.tabulate_search(report), report)
-    return judge_target({row.verdict for row in report.rows})
+    return judge_target(None if report.chosen is None else report.rows[report.chosen].verdict)

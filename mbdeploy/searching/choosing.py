@@ -94,11 +94,12 @@ def mark_front(rows: Sequence[Found]) -> list[Found]:
 def choose_row(rows: Sequence[Found], target_ns: float) -> tuple[int | None, str]:
     """Which row to take, and why.
 
-    Rules: 1. the highest reward of those that meet the target. 2. Else of those that may meet it. 3. Else none.
+    Rules: 1. the highest reward of those that meet the target. 2. Else of those that may meet it. 3. Else none. 4. A
+    reward that is no number is none.
     """
     target = f"{target_ns / 1e6:.4g} ms"
     for verdict, words in (("met", "meet"), ("inconclusive", "may meet")):
-        able = [index for index, row in enumerate(rows) if row.verdict == verdict]
+        able = [index for index, row in enumerate(rows) if row.verdict == verdict and not math.isnan(row.reward)]  # 4.
         if able:
             best = max(able, key=lambda index: (rows[index].reward, -rows[index].latency.value))
             reason = f"the highest reward of {len(able)} of {len(rows)} measured files that {words} {target}"

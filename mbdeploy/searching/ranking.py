@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -43,7 +44,9 @@ def choose_finals(candidates: Sequence[Candidate], count: int, target_ns: float,
     def weigh(candidate: Candidate, factor: float) -> tuple[bool, float]:
         factor = 1.0 if candidate.measured else factor
         able = [
-            reward for recipe, reward in candidate.rewards.items() if candidate.latency_ns[recipe] * factor <= target_ns
+            reward
+            for recipe, reward in candidate.rewards.items()
+            if candidate.latency_ns[recipe] * factor <= target_ns and not math.isnan(reward)
         ]
         return (True, max(able)) if able else (False, -min(candidate.latency_ns.values()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -202,7 +203,7 @@ class Run:
             predicted_ns=self._predicted[card.name],
             quality=quality,
             rewards=rewards,
-            reward=max(rewards.values(), default=0.0),
+            reward=max((reward for reward in rewards.values() if not math.isnan(reward)), default=0.0),
         )
         self._tried[card.name] = tried
         if self._sampler is not None:

@@ -20,6 +20,9 @@ from mbdeploy.searching.target import EXPONENT, parse_latency
 from mbdeploy.sweeping.planning import describe_device
 from mbdeploy.sweeping.report import Planned
 
+#: Variants that are proposed together for the workers of a cluster; later ones know what earlier ones were worth.
+_CLUSTER_BATCH = 4
+
 
 def search(
     cards: Sequence[str],
@@ -101,7 +104,7 @@ def search(
         num_profiled=num_profiled,
         num_measured=num_measured,
         seed=seed,
-        batch=workers or 1,
+        batch=workers or (1 if cluster is None else _CLUSTER_BATCH),
         output=output,
     )
     run = Run(asked, points, Store(store or cache_root() / "results"), on_progress)

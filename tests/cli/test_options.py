@@ -40,8 +40,10 @@ CHOOSERS = {
     "quantize": {"precision", "workers", "cluster"},
     "verify": {"matrix", "reduce_to"},
 }
+#: What a command cannot be called without, beside its argument.
+REQUIRED = {"evaluate": ["--data", "d"], "search": ["--target-latency", "d"]}
 #: Defaults that the help page says in other words than Python does.
-SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants"}
+SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants", "hard", "refine"}
 
 
 def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:
@@ -85,7 +87,7 @@ def test_what_is_not_given_is_left_to_the_library(name: str) -> None:
     group = program.make_context("mbdeploy", [name], obj=Screen())  # click keeps a command's first help option
     command = program.get_command(group, name)
     assert command is not None
-    args = ["word", *(["--data", "d"] if name == "evaluate" else [])]
+    args = ["word", *REQUIRED.get(name, [])]
     params = command.make_context(name, args, parent=group).params
     options = {option.name: params[option.name] for option in command.params if option.name in params}
     given = keep_given({key: value for key, value in options.items() if isinstance(key, str)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -45,6 +45,7 @@ def test_no_columns_and_columns_of_zeros_are_worth_nothing() -> None:
 _NUMBERS = st.integers(-4, 4).map(float)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda k: st.tuples(arrays(float, (5, k), elements=_NUMBERS), arrays(float, 5, elements=_NUMBERS))
