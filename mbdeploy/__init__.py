@@ -27,6 +27,7 @@ _PUBLIC = {
     "remember": "mbdeploy.remembering.recording",
     "report": "mbdeploy.stages.report",
     "run": "mbdeploy.pipeline",
+    "search": "mbdeploy.searching.search",
     "simplify": "mbdeploy.stages.simplify",
     "sweep": "mbdeploy.sweeping.sweep",
     "verify": "mbdeploy.stages.verify",

@@ -17,7 +17,7 @@ PACKAGE = Path(mbdeploy.__file__).parent
 # From the top down. What stands in one row may be imported by the rows above it only.
 LAYERS = (
     ("cli", "pytest_plugin"),
-    ("gating", "testing"),
+    ("gating", "searching", "testing"),
     ("pipeline", "remembering", "sharing", "sweeping", "tradeoff"),
     ("stages",),
     ("timing", "executing"),
@@ -67,7 +67,19 @@ OUTSIDE = {
     "targets/emulation/counting.py": "is a program of its own: it ends with its own exit status",
     "targets/emulation/guest.py": "is a program of its own: it answers on standard output",
 }
-HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "PIL", "onnxsim", "onnxscript", "duckdb", "pyarrow"}
+HEAVY = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "PIL",
+    "onnxsim",
+    "onnxscript",
+    "duckdb",
+    "pyarrow",
+    "optuna",
+}
 
 
 def name_module(path: Path) -> str:

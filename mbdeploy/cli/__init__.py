@@ -27,6 +27,7 @@ COMMANDS = {
     "bench": "mbdeploy.cli.bench",
     "evaluate": "mbdeploy.cli.evaluate",
     "sweep": "mbdeploy.cli.sweep",
+    "search": "mbdeploy.cli.search",
     "report": "mbdeploy.cli.report",
     "history": "mbdeploy.cli.history",
     "check": "mbdeploy.cli.check",

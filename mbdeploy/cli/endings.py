@@ -21,3 +21,8 @@ def judge_checks(checks: Iterable[Check]) -> int:
 def judge_strictly(record: SimplifyRecord) -> int:
     """1 if onnxsim failed or changed the outputs, although the file was simplified without it."""
     return EXIT_OK if record.onnxsim == Verdict.OK.value else EXIT_GATE_FAILED
+
+
+def judge_target(verdict: str | None) -> int:
+    """0 if the file chosen has met its target, 4 if nobody can tell, 1 if none was chosen."""
+    return {"met": EXIT_OK, "inconclusive": EXIT_INCONCLUSIVE}.get(verdict or "", EXIT_GATE_FAILED)

@@ -69,11 +69,13 @@ def explain(
     seed: int = 0,
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
+    roofline: bool = True,
     on_progress: Progress = ignore_progress,
 ) -> ExplainResult:
     """Profile one file, or two by turns in one process, and join every node with the costs that ``inspect`` counts.
 
-    The roofline is this machine's, one thread, measured now. Writing the profile slows a run, mostly of small nodes.
+    The ``roofline`` is this machine's, one thread, measured now. Writing the profile slows a run, most of all small
+    nodes.
 
     Raises:
         UsageError: more than two files, a runtime that does not say how long a node takes, or a batch other than
@@ -120,7 +122,7 @@ def explain(
     )
     answer = target.run(job, entitle(on_progress, f"profile on {found.word}"))
     peaks = None
-    if threads == 1 and target.name == "local" and found.name == "cpu":
+    if roofline and threads == 1 and target.name == "local" and found.name == "cpu":
         on_progress("measuring this machine's peaks", 0, 0)
         outcome = run_step("mbdeploy.stages.inspect_peaks:measure_peaks", {})
         measured = demand_value(outcome, where="peaks", expected="peaks that can be measured", todo="run it again")

@@ -1,4 +1,5 @@
-"""The inspect stage's torch children: a card traced to a file, and its network counted over width and resolution."""
+"""The inspect stage's torch children: a card traced to a file, its network counted over width and resolution, and
+networks of several cards counted layer by layer."""
 
 from __future__ import annotations
 
@@ -6,9 +7,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mbdeploy import model_file
 from mbdeploy.card import ModelCard, load_card
-from mbdeploy.errors import UsageError
+from mbdeploy.errors import CardError, UsageError
 from mbdeploy.isolate import Progress
 
 #: The input sizes that MobileNets (arXiv:1704.04861, table 7) prints.
@@ -33,6 +36,42 @@ def trace_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
     model_file.write_metadata(model, {"mbdeploy.card": card.name})
     model_file.save_model(model, Path(request["output"]))
     return {}
+
+
+def count_cards(request: dict[str, Any], on_progress: Progress) -> list[dict[str, Any]]:
+    """The InspectReport of each of ``request["cards"]``, without its weights: shapes decide what a layer costs.
+
+    The older exporter is used, which takes a tenth of the time; its counts are those of the newer one.
+
+    Raises:
+        CardError: a card without a net, or with arguments that it does not take.
+    """
+    from mbdeploy.costs.inspection import inspect_model
+    from mbdeploy.nets import build_net, tracing
+
+    found = []
+    for index, path in enumerate(request["cards"]):
+        on_progress("counting", index, len(request["cards"]))
+        card = load_card(path)
+        if card.net is None:
+            raise CardError(
+                where=card.name,
+                expected="a card with a net",
+                found="a factory" if card.factory else "an ONNX file",
+                todo="leave it out",
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model, _ = tracing.trace_network(
+                build_net(card.net, **card.args).eval(),
+                _shape(card, card.preprocess.size),
+                exporter="torchscript",
+                opset=18,
+                outputs=("logits",),
+                where=card.name,
+            )
+        found.append(msgspec.to_builtins(inspect_model(model, name=card.name, size_bytes=0)))
+    return found
 
 
 def sweep_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:

@@ -26,11 +26,16 @@ def describe_plan(plan: Sequence[Planned]) -> str:
 
 def tabulate_plan(report: SweepReport) -> list[Table]:
     """Every item of the plan."""
+    return tabulate_items(report.plan)
+
+
+def tabulate_items(plan: Sequence[Planned]) -> list[Table]:
+    """Every item of a plan, and its sum."""
     rows = tuple(
         (item.name, "kept" if item.kept else "unknown" if item.expected_s is None else _name_time(item.expected_s))
-        for item in report.plan
+        for item in plan
     )
-    return [Table(title="Plan", columns=("item", "time"), rows=rows, notes=(describe_plan(report.plan),))]
+    return [Table(title="Plan", columns=("item", "time"), rows=rows, notes=(describe_plan(plan),))]
 
 
 def write_parquet(report: SweepReport) -> bytes:

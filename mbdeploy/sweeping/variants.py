@@ -32,11 +32,16 @@ def list_variants(cards: Sequence[str], alphas: Sequence[float], sizes: Sequence
             )
         for alpha, size in product(alphas or (None,), sizes or (None,)):
             variant = _derive(card, alpha, size)
-            same = {**card_digest(variant), "name": "", "summary": "", "source": "", "licence": ""}
-            found.setdefault(msgspec.json.encode(same, order="deterministic").decode(), variant)
+            found.setdefault(identify_variant(variant), variant)
     if not found:
         raise UsageError(expected="at least one card", found="none", todo="name one (`mbdeploy list`)")
     return list(found.values())
+
+
+def identify_variant(card: ModelCard) -> str:
+    """What makes a variant another one than the next: all of the card but words about it."""
+    same = {**card_digest(card), "name": "", "summary": "", "source": "", "licence": ""}
+    return msgspec.json.encode(same, order="deterministic").decode()
 
 
 def read_alpha(card: ModelCard) -> float | None:

@@ -27,6 +27,7 @@ CALLS = {
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
     "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
+    "search": ("mbdeploy.searching.search:search", {"on_link", "on_plan"}),
     "bundle": ("mbdeploy.stages.bundle:bundle", set()),
     "history add": ("mbdeploy.remembering.recording:remember", set()),
     "history show": ("mbdeploy.remembering.history:history", set()),
@@ -42,8 +43,10 @@ CHOOSERS = {
     "verify": {"matrix", "reduce_to"},
     "history show": {"html"},
 }
+#: What a command cannot be called without, beside its argument.
+REQUIRED = {"evaluate": ["--data", "d"], "search": ["--target-latency", "d"]}
 #: Defaults that the help page says in other words than Python does.
-SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants"}
+SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants", "hard", "refine"}
 
 
 def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:
@@ -96,7 +99,7 @@ def test_a_default_on_the_help_page_is_the_library_s(name: str) -> None:
 def test_what_is_not_given_is_left_to_the_library(name: str) -> None:
     group = program.make_context("mbdeploy", [name], obj=Screen())  # click keeps a command's first help option
     command = find_command(name)
-    args = ["word", *(["--data", "d"] if name == "evaluate" else [])]
+    args = ["word", *REQUIRED.get(name, [])]
     params = command.make_context(name, args, parent=group).params
     options = {option.name: params[option.name] for option in command.params if option.name in params}
     given = keep_given({key: value for key, value in options.items() if isinstance(key, str)})

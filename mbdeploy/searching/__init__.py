@@ -1,0 +1,1 @@
+"""Which width, resolution and precision to deploy for a given latency: predicted, proposed, and then measured."""
