@@ -158,7 +158,7 @@ def _list_steps(
     fp32, simplified, int8 = (folder / f"{name}.onnx" for name in ("fp32", "simplified", "int8"))
     golden, parity, latency = folder / "golden.npz", folder / "results/parity.json", folder / "results/bench.json"
     variants = (fp32, simplified, int8)
-    verifying = {"golden": golden, "budgets": described.budgets, "layers": True, **measure}
+    verifying = {"golden": golden, "budgets": described.budgets, "layers": True, "one_by_one": False, **measure}
     timing = {"inputs": golden, **measure, **bench}
     reports = {"html": folder / "report.html", "md": folder / "report.md"}
 

@@ -31,6 +31,10 @@ _IMAGES = 4
 _LAYOUT = frozenset({"Transpose", "Reorder", "ReorderInput", "ReorderOutput"})
 
 
+#: How the tensors were had, the provider as it is labelled, and the tensors.
+_Executed = tuple[Literal["at once", "one by one"], str, list[NDArray[Any]]]
+
+
 class Twins(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An INT8 file and the float file that it was made from, with the tensors that both have."""
 
@@ -74,12 +78,15 @@ def record_layers(
     inputs: Values,
     settings: Mapping[str, Any],
     on_progress: Progress,
+    *,
+    one_by_one: bool = True,
 ) -> list[LayerCurve]:
     """One curve for each provider, over the first images; the float file runs on this CPU, with nothing optimised.
 
-    Rules: 1. all 8-bit tensors are handed out by one session if that changes nothing: it must run the operators that the
-    file alone runs (but for changes of layout), and give its outputs, bit by bit. 2. Else each is the end of a session
-    of its own, which no fusion reaches beyond. 3. What the runtime refuses is said in the curve's ``note``.
+    Rules: 1. all 8-bit tensors are handed out by one session if that changes nothing: it must run the operators that
+    the file alone runs (but for changes of layout), and give its outputs, bit by bit. 2. Else each is the end of a
+    session of its own, which no fusion reaches beyond; not without ``one_by_one``, for it takes half a minute. 3. What
+    is refused is said in the curve's ``note``.
     """
     inputs = inputs[:_IMAGES]
     expected: Sequence[NDArray[Any]] = ()
@@ -100,9 +107,10 @@ def record_layers(
         )
         if twins.pairs:
             try:
-                way, label, values = _run_executed(twins, session, provider, target, inputs, progress)
-                layers = tuple(map(_compare, twins.pairs, expected, values))
-                curve = msgspec.structs.replace(curve, way=way, provider=label, layers=layers)
+                ran = _run_at_once(twins, session, provider, target, inputs, progress)
+                if ran is None and one_by_one:
+                    ran = _run_one_by_one(twins, session, provider, target, inputs, progress)
+                curve = _fill(curve, twins, expected, ran)
             except StepError as error:
                 curve = msgspec.structs.replace(curve, note=f"it cannot be run layer by layer: {error.found}")
         curves.append(curve)
@@ -149,28 +157,41 @@ def _run_float(twins: Twins, session: Session, inputs: Values, on_progress: Prog
     return [found[pair.tensor] for pair in twins.pairs]
 
 
-def _run_executed(
+def _run_at_once(
     twins: Twins, session: Session, provider: Provider, target: Target, inputs: Values, on_progress: Progress
-) -> tuple[Literal["at once", "one by one"], str, list[NDArray[Any]]]:
-    """How the tensors were had, where they ran, and what they are."""
-    try:  # 1.
-        plain, marked = run_models(
-            session, target, [twins.model, mark_outputs(twins.model, twins.pairs)], inputs, on_progress
-        )
+) -> _Executed | None:
+    """All tensors from one session; None if that changes what is run, or is refused."""
+    models = [twins.model, mark_outputs(twins.model, twins.pairs)]
+    try:
+        plain, marked = run_models(session, target, models, inputs, on_progress)
     except StepError:
-        pass  # asking for these outputs may be what the runtime refuses
-    else:
-        if _ran_alike(plain, marked):
-            found = dict(zip(marked.output_names, marked.outputs, strict=True))
-            return "at once", name_provider(provider, plain), [found[pair.cut.tensor] for pair in twins.pairs]
-    values: list[NDArray[Any]] = []  # 2.
-    labels = set()
+        return None  # asking for these outputs may be what the runtime refuses
+    if not _ran_alike(plain, marked):
+        return None
+    found = dict(zip(marked.output_names, marked.outputs, strict=True))
+    return "at once", name_provider(provider, plain), [found[pair.cut.tensor] for pair in twins.pairs]
+
+
+def _run_one_by_one(
+    twins: Twins, session: Session, provider: Provider, target: Target, inputs: Values, on_progress: Progress
+) -> _Executed:
+    values: list[NDArray[Any]] = []
+    labels: set[str] = set()
     for start in range(0, len(twins.pairs), WIDTH):
         parts = [end_at(twins.model, [pair.cut.tensor]) for pair in twins.pairs[start : start + WIDTH]]
         for ran in run_models(session, target, [part for part in parts if part], inputs, on_progress):
             values.append(ran.outputs[0])
             labels.add(name_provider(provider, ran))
     return "one by one", max(labels, key=len), values
+
+
+def _fill(curve: LayerCurve, twins: Twins, expected: Sequence[NDArray[Any]], executed: _Executed | None) -> LayerCurve:
+    if executed is None:
+        note = "its tensors can only be had one by one, which `mbdeploy verify --layers` does"
+        return msgspec.structs.replace(curve, note=note)
+    way, label, values = executed
+    layers = tuple(map(_compare, twins.pairs, expected, values))
+    return msgspec.structs.replace(curve, way=way, provider=label, layers=layers)
 
 
 def _ran_alike(plain: Ran, marked: Ran) -> bool:

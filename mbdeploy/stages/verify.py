@@ -48,6 +48,7 @@ def verify(
     allow_fallback: bool = False,
     require_placement: Sequence[str] = (),
     layers: bool = False,
+    one_by_one: bool = True,
     on_progress: Progress = ignore_progress,
 ) -> ParityReport:
     """Run ``models`` on ``providers`` and compare their outputs, in order, with the reference's.
@@ -60,8 +61,8 @@ def verify(
     ONNX Runtime, only the executed mode runs; the exact outputs, which are float arithmetic, come from this
     machine's CPU. 5. With ``allow_fallback`` a provider that is not here runs on the CPU instead, and its rows say
     so. 6. ``require_placement`` are rules over where nodes ran as executed: see :mod:`mbdeploy.stages.placement`.
-    7. With ``layers`` each INT8 file's tensors are compared with its float file's along the network, too: see
-    :mod:`mbdeploy.stages.layers`.
+    7. With ``layers`` each INT8 file's tensors are compared with its float file's along the network, too, with a
+    session for each of them where there is no other way, if ``one_by_one``: see :mod:`mbdeploy.stages.layers`.
 
     Raises:
         UnavailableError: a provider that is not here, or that takes no node of a model.
@@ -104,7 +105,11 @@ def verify(
                 rows += list_rows(cell)
                 checks += list_checks(cell, budgets or Budgets())
             checks += judge_placement(rules, ran.placement, subject.ref.name, label, subject.kind)
-    curves = [one for pair in twins for one in record_layers(pair, opened, against.inputs, settings, on_progress)]
+    curves = [
+        curve
+        for pair in twins
+        for curve in record_layers(pair, opened, against.inputs, settings, on_progress, one_by_one=one_by_one)
+    ]
     return ParityReport(
         reference=against.name, rows=tuple(rows), checks=tuple(checks), hosts=hosts, layers=tuple(curves)
     )
@@ -127,6 +132,7 @@ def plan(
     allow_fallback: bool = False,
     require_placement: Sequence[str] = (),
     layers: bool = False,
+    one_by_one: bool = True,
 ) -> Provenance:
     """What ``verify`` would do with these inputs: the basis of the freshness key."""
     parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
@@ -152,6 +158,7 @@ def plan(
             "allow_fallback": allow_fallback,
             "require_placement": list(require_placement),
             "layers": layers,
+            "one_by_one": one_by_one,
         },
         parents=parents,
         tools=artifact.read_tools(*list_tools(providers)),

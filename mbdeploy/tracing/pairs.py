@@ -25,12 +25,15 @@ class Pair(msgspec.Struct, frozen=True, kw_only=True):
 def pair_tensors(quantized: onnx.ModelProto, floats: onnx.ModelProto) -> tuple[list[Pair], list[str]]:
     """The pairs in the order of the 8-bit graph, and the 8-bit tensors that the float graph has nothing for.
 
-    Rules: 1. quantizers keep names: the float tensor is called what QuantizeLinear reads, or what DequantizeLinear makes
-    of it. 2. Where a Relu or Clip alone reads that tensor and the 8-bit graph has none of it, the range implies it, and
-    the pair is with what it makes. 3. The graph's outputs count, in float too.
+    Rules: 1. quantizers keep names: the float tensor is called what QuantizeLinear reads, or what DequantizeLinear
+    makes of it. 2. Where a Relu or Clip alone reads that tensor and the 8-bit graph has none of it, the range implies
+    it, and the pair is with what it makes. 3. The graph's outputs count, in float too; the image, padded or not, does
+    not.
     """
     ends = {value.name for value in quantized.graph.output}
+    image = {value.name for value in quantized.graph.input}
     cuts = [cut for cut in list_cuts(quantized) if cut.scale is not None or cut.tensor in ends]
+    cuts = [cut for cut in cuts if not (cut.operator == "Pad" and image.issuperset(cut.sources))]  # 3.
     makers = {name: node for node in quantized.graph.node for name in node.output}
     decoded = {node.input[0]: node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
     readers = _list_readers(floats)

@@ -16,6 +16,7 @@ from mbdeploy.records import QuantizeRecord
 from mbdeploy.results import encode_result
 from mbdeploy.stages import figures, sections
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
+from mbdeploy.stages.layer_tables import tabulate_layers
 from mbdeploy.stages.pages import open_template
 from mbdeploy.stages.reporting import heat, layer_charts, origins, quality_charts, tables, time_charts
 from mbdeploy.stages.reporting.chart import Chart, escape_for_plotly
@@ -46,6 +47,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     times: Chart | None
     time_tables: list[Table]
     layers: list[Chart]
+    curve_tables: list[Table]
     layer_table: Table | None
     histograms: list[tuple[Histogram, Markup]]
     placements: list[Table]
@@ -93,7 +95,11 @@ def render_page(reports: Sequence[Report], saved: Sequence[Saved]) -> str:
 
 def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
     layers = report.quantize.layers if report.quantize else ()
-    drawn = (layer_charts.draw_recovery(number, layers), layer_charts.draw_ranges(number, layers))
+    drawn = (
+        *(layer_charts.draw_curve(f"{number}-{place}", curve) for place, curve in enumerate(report.layers)),
+        layer_charts.draw_recovery(number, layers),
+        layer_charts.draw_ranges(number, layers),
+    )
     explanation = report.explanation
     pairs = zip(saved.runs, report.latency, strict=True)
     stages = [
@@ -121,6 +127,7 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         times=layer_charts.draw_times(number, explanation) if explanation else None,
         time_tables=tabulate_explanation(explanation) if explanation else [],
         layers=[chart for chart in drawn if chart is not None],
+        curve_tables=tabulate_layers(report.layers),
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,
         histograms=[(histogram, draw_histogram(histogram)) for histogram in read_histograms(saved.folder)],
         placements=[_tabulate_placement(placement) for placement in report.placements],

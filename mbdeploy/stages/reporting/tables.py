@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from mbdeploy.results import Host
 from mbdeploy.stages import figures, sections
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
+from mbdeploy.stages.layer_tables import tabulate_drops
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.reporting.variants import Variant, list_fields
 from mbdeploy.stages.tables import Table, format_bytes
@@ -31,6 +32,7 @@ def tabulate_results(found: Report) -> list[Table]:
     """Only what was measured: parity and its gates, latency, accuracy."""
     return [
         *figures.tabulate_parity(found.parity),
+        *tabulate_drops(found.layers),
         *figures.tabulate_checks((*found.checks, *(check for run in found.latency for check in run.checks))),
         *(table for run in found.latency for table in figures.tabulate_latency(run)),
         *(tabulate_explanation(found.explanation) if found.explanation else ()),
