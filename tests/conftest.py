@@ -32,6 +32,12 @@ def build_chain() -> Callable[..., onnx.ModelProto]:
     return build_quantized_chain
 
 
+@pytest.fixture(scope="session")
+def undo_quantization() -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    """The float model that a quantized chain may have been made from: see ``undo_chain``."""
+    return undo_chain
+
+
 @pytest.fixture
 def conv_model_file(tmp_path: Path) -> Path:
     """The model of ``make_conv_model`` at its defaults, as a file."""
@@ -145,6 +151,38 @@ def build_quantized_chain(
         [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def undo_chain(quantized: onnx.ModelProto) -> onnx.ModelProto:
+    """A chain without Q/DQ, its weights in float; tensors have the names that the quantizer would have kept."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    renamed: dict[str, str] = {}
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+    for node in quantized.graph.node:
+        if node.op_type == "QuantizeLinear":
+            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            values, scale, zero = (constants[name] for name in node.input)
+            weights[node.output[0]] = ((values.astype(np.float64) - zero) * scale).astype(np.float32)
+        elif node.op_type == "DequantizeLinear":
+            renamed[node.output[0]] = renamed[node.input[0]]
+        else:
+            inputs = [renamed.get(name, name) for name in node.input]
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = inputs
+            nodes.append(copy)
+    (output,) = quantized.graph.output
+    nodes[-1].output[0] = output.name
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        quantized.graph.input,
+        quantized.graph.output,
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=quantized.opset_import, ir_version=quantized.ir_version)
 
 
 def write_photos(folder: Path, *, count: int, seed: int = 0) -> None:

@@ -161,14 +161,14 @@ def _run_at_once(
     twins: Twins, session: Session, provider: Provider, target: Target, inputs: Values, on_progress: Progress
 ) -> _Executed | None:
     """All tensors from one session; None if that changes what is run, or is refused."""
-    models = [twins.model, mark_outputs(twins.model, twins.pairs)]
+    whole = mark_outputs(twins.model, twins.pairs)
     try:
-        plain, marked = run_models(session, target, models, inputs, on_progress)
+        plain, marked = run_models(session, target, [twins.model, whole], inputs, on_progress)
     except StepError:
         return None  # asking for these outputs may be what the runtime refuses
     if not _ran_alike(plain, marked):
         return None
-    found = dict(zip(marked.output_names, marked.outputs, strict=True))
+    found = dict(zip((value.name for value in whole.graph.output), marked.outputs, strict=True))
     return "at once", name_provider(provider, plain), [found[pair.cut.tensor] for pair in twins.pairs]
 
 
