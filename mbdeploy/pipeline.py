@@ -15,7 +15,7 @@ from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.provenance.manifest import vouch_for_folder
-from mbdeploy.results import Check, ParityReport, decode_result
+from mbdeploy.results import Check, ParityReport
 
 STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 
@@ -164,11 +164,11 @@ def _list_steps(
 
     def do_verify() -> None:
         report = verify_stage.verify(variants, on_progress=on_progress, **verifying)
-        _write_result(parity, verify_stage.plan(variants, **verifying), report)
+        artifact.write_result(parity, verify_stage.plan(variants, **verifying), report)
 
     def do_bench() -> None:
         runs = bench_stage.bench((simplified, int8), on_progress=on_progress, **timing)
-        _write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
+        artifact.write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
 
     def plan_report() -> Provenance:
         read = {path.stem: artifact.digest_file(path) for path in (*variants, parity, latency)}
@@ -204,14 +204,9 @@ def _list_steps(
     ]
 
 
-def _write_result(path: Path, provenance: Provenance, result: Any) -> None:
-    artifact.write_json(path, result)
-    artifact.write_sidecar(path, provenance, None)
-
-
 def _read_checks(folder: Path) -> tuple[Check, ...]:
     """Every gate in the saved results; none where there are no results yet."""
     parity = folder / "results/parity.json"
     if not parity.is_file():
         return ()
-    return decode_result(parity.read_bytes(), ParityReport).checks
+    return artifact.read_result(parity, ParityReport).checks

@@ -13,7 +13,6 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.report import Gate
 from mbdeploy.isolate import ignore_progress
-from mbdeploy.results import decode_result
 from mbdeploy.stages.bisect import Divergence
 from mbdeploy.stages.matrix import verify_matrix
 
@@ -38,10 +37,7 @@ def trace_failures(
         },
         tools=artifact.read_tools("onnxruntime", "numpy"),
     )
-    if not artifact.is_fresh(path, provenance):
-        artifact.write_json(path, _trace(card, folder, failed, options))
-        artifact.write_sidecar(path, provenance, None)
-    return decode_result(path.read_bytes(), tuple[Divergence, ...])
+    return artifact.keep_result(path, provenance, tuple[Divergence, ...], lambda: _trace(card, folder, failed, options))
 
 
 def _trace(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mbdeploy.stages.figures import NOT_AVAILABLE, name_number
 from mbdeploy.stages.layer_facts import CurveFact, LayerFact
 from mbdeploy.stages.tables import Table
+from mbdeploy.stages.wording import NOT_AVAILABLE, name_number
 
 _MOST_REASONS = 4
 _COLUMNS = ("#", "layer", "operator", "SQNR dB", "drop dB", "LSB")

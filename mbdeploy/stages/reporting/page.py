@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from mbdeploy.records import QuantizeRecord
 from mbdeploy.results import encode_result
-from mbdeploy.stages import figures, sections
+from mbdeploy.stages import figures, sections, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
 from mbdeploy.stages.layer_tables import tabulate_layers
 from mbdeploy.stages.pages import open_template
@@ -154,7 +154,7 @@ def _tabulate_layers(record: QuantizeRecord) -> Table:
             f"{layer.growth_max:.2f}",
             f"{100 * layer.clipping:.0f}",
             *(f"{decibels:.2f}" for decibels in layer.recovered_db or ()),
-            *([figures.NOT_AVAILABLE] * (0 if layer.recovered_db else 2)),
+            *([wording.NOT_AVAILABLE] * (0 if layer.recovered_db else 2)),
         )
         for index, layer in enumerate(record.layers, start=1)
     )
@@ -169,7 +169,7 @@ def _tabulate_layers(record: QuantizeRecord) -> Table:
 
 def _tabulate_placement(fact: PlacementFact) -> Table:
     rows = tuple(
-        (operator, kind or figures.NOT_AVAILABLE, str(count))
+        (operator, kind or wording.NOT_AVAILABLE, str(count))
         for operator, kinds in fact.operators.items()
         for kind, count in kinds.items()
     )

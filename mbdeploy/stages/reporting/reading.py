@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -11,11 +11,10 @@ from mbdeploy import artifact
 from mbdeploy.artifact import Sidecar
 from mbdeploy.errors import DataError
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
-from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport, decode_result
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.matrix import MatrixReport
 
-T = TypeVar("T")
 #: The files of a folder in the order of the stages, and the record in each one's sidecar.
 _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRecord, "int8": QuantizeRecord}
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
@@ -65,7 +64,7 @@ def read_saved(folder: Path) -> Saved:
             todo="check the path, or run `mbdeploy run` first",
         )
     records: dict[str, Any] = {
-        stem: _decode(folder / f"{stem}.onnx.json", sidecar.record, _RECORDS[stem])
+        stem: artifact.decode_saved(folder / f"{stem}.onnx.json", sidecar.record, _RECORDS[stem])
         for stem, sidecar in sidecars.items()
     }
     return Saved(
@@ -89,24 +88,8 @@ def _read_runs(path: Path) -> tuple[BenchRun, ...]:
 
 def _read(path: Path, kind: Any) -> Any:
     try:
-        return _decode(path, path.read_bytes(), kind)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise _refuse(path, error.strerror or str(error)) from error
-
-
-def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T]) -> T:
-    try:
-        return decode_result(bytes(data), kind)
-    except msgspec.MsgspecError as error:
-        raise _refuse(path, str(error)) from error
-
-
-def _refuse(path: Path, found: str) -> DataError:
-    return DataError(
-        where=path,
-        expected="a result as this version of mbdeploy writes it",
-        found=found,
-        todo="make it again with `mbdeploy run --force`",
-    )
+        return artifact.read_result(path, kind)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
