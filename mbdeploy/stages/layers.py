@@ -26,7 +26,7 @@ from mbdeploy.tracing.pairs import Pair, mark_outputs, pair_tensors
 from mbdeploy.tracing.search import WIDTH
 
 #: Every tensor of every layer is kept for so many images, in float and in 8 bits.
-_IMAGES = 4
+_IMAGES = 8
 #: Operators that only bring a tensor into another layout: each one that is handed out may need one more.
 _LAYOUT = frozenset({"Transpose", "Reorder", "ReorderInput", "ReorderOutput"})
 
@@ -103,7 +103,7 @@ def record_layers(
             way=None,
             layers=(),
             unpaired=tuple(twins.unpaired),
-            note="" if twins.pairs else "it has no 8-bit tensor that goes by a name of the float file",
+            note="" if twins.pairs else "it has no QuantizeLinear of a tensor that the float file has",
         )
         if twins.pairs:
             try:

@@ -20,13 +20,13 @@ def draw_curve(name: str, curve: CurveFact) -> Chart | None:
         return None
     marked = [(number, layer) for number, layer in known if layer.marked]
     left_out = len(curve.layers) - len(known)
+    place = f"{shorten(curve.model, 40)} on {shorten(curve.provider, 40)}"
     return Chart(
         name=f"curve-{name}",
-        label=f"SQNR of {shorten(curve.model)} along the network on {shorten(curve.provider)}; the same numbers are in "
-        "the table below",
+        label=f"SQNR along the network, {place}; the same numbers are in the table below",
         data=[
             {
-                **_trace_layers(f"{shorten(curve.model, 40)} on {curve.provider}, all errors up to here", known),
+                **_trace_layers(f"{place}, all errors up to here", known),
                 "mode": "lines+markers",
                 "line": {"color": COLORS[2], "width": 1.5},
                 "marker": {"size": 6, "symbol": SYMBOLS[0], "color": COLORS[2]},
