@@ -75,23 +75,20 @@ def _derive(rows: Sequence[LayerRow]) -> list[LayerFact]:
     for row in rows:
         metrics = row.metrics
         state: Literal["", "equal", "degenerate"] = ""
-        if metrics.degenerate or math.isnan(metrics.sqnr_db):
-            state = "degenerate"
-        elif metrics.sqnr_db == math.inf:
-            state = "equal"
-        sqnr_db = metrics.sqnr_db if math.isfinite(metrics.sqnr_db) and not state else None
+        if metrics.degenerate or not math.isfinite(metrics.sqnr_db):
+            state = "equal" if metrics.sqnr_db == math.inf and not metrics.degenerate else "degenerate"
+        sqnr_db = None if state else metrics.sqnr_db
         before = min((worst[name] for name in row.sources if name in worst), default=math.inf)
-        known = sqnr_db is not None and math.isfinite(before)
         facts.append(
             LayerFact(
                 node=row.node,
                 operator=row.operator,
                 tensor=row.tensor,
                 sqnr_db=sqnr_db,
-                drop_db=before - sqnr_db if known and sqnr_db is not None else None,
+                drop_db=None if sqnr_db is None or before == math.inf else before - sqnr_db,
                 max_lsb=metrics.max_lsb if state != "degenerate" else None,
                 state=state,
-                reason=metrics.degenerate or "",
+                reason=metrics.degenerate or ("a reference of zeros" if state == "degenerate" else ""),
             )
         )
         if state != "degenerate":

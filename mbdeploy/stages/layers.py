@@ -30,7 +30,6 @@ _IMAGES = 8
 #: Operators that only bring a tensor into another layout: each one that is handed out may need one more.
 _LAYOUT = frozenset({"Transpose", "Reorder", "ReorderInput", "ReorderOutput"})
 
-
 #: How the tensors were had, the provider as it is labelled, and the tensors.
 _Executed = tuple[Literal["at once", "one by one"], str, list[NDArray[Any]]]
 
@@ -94,8 +93,6 @@ def record_layers(
     for provider, target in opened:
         session = plan_session(twins.subject, provider, **settings)
         progress = entitle(on_progress, f"layers on {provider.word}")
-        if twins.pairs and not expected:
-            expected = _run_float(twins, session, inputs, progress)
         curve = LayerCurve(
             model=twins.subject.ref,
             origin=twins.origin.ref,
@@ -107,6 +104,7 @@ def record_layers(
         )
         if twins.pairs:
             try:
+                expected = expected or _run_float(twins, session, inputs, progress)
                 ran = _run_at_once(twins, session, provider, target, inputs, progress)
                 if ran is None and one_by_one:
                     ran = _run_one_by_one(twins, session, provider, target, inputs, progress)

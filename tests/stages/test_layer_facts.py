@@ -72,6 +72,14 @@ def test_a_layer_without_a_finite_sqnr_has_a_word_and_no_number_and_no_drop_is_f
     assert not any("inf" in cell or "nan" in cell for row in table.rows for cell in row)
 
 
+def test_noise_on_nothing_but_zeros_is_degenerate() -> None:
+    fact = derive(("a", 40.0, ()), ("b", -math.inf, ("a",)))
+    assert [(layer.state, layer.sqnr_db, layer.reason) for layer in fact.layers] == [
+        ("", 40.0, ""),
+        ("degenerate", None, "a reference of zeros"),
+    ]
+
+
 def test_the_three_largest_drops_are_marked_if_they_are_a_decibel_or_more() -> None:
     levels = [50.0, 40.0, 38.0, 30.0, 29.5, 20.0]
     names = "abcdef"
