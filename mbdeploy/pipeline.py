@@ -15,7 +15,7 @@ from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.provenance.manifest import vouch_for_folder
-from mbdeploy.results import BenchRun, Check, ParityReport, decode_result
+from mbdeploy.results import BenchRun, Check, ParityReport
 
 STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 #: The files of an output folder that are verified, and those that are timed, and where what was found is kept.
@@ -148,7 +148,8 @@ def describe_measuring(
     where = {"providers": tuple(providers), "threads": threads, "allow_fallback": allow_fallback}
     # One process is quick: `bench` itself spreads over more.
     times = {"min_duration": min_duration, "seed": seed, "processes": 1}
-    return {"golden": golden, "budgets": card.budgets, **where}, {"inputs": golden, **where, **times}
+    verifying = {"golden": golden, "budgets": card.budgets, "layers": True, "one_by_one": False, **where}
+    return verifying, {"inputs": golden, **where, **times}
 
 
 def keep_measured(
@@ -158,8 +159,8 @@ def keep_measured(
     from mbdeploy.stages import bench, verify
 
     verified, timed = ([folder / name for name in names] for names in (VERIFIED, TIMED))
-    _write_result(folder / PARITY, verify.plan(verified, **measuring[0]), parity)
-    _write_result(folder / LATENCY, bench.plan(timed, **measuring[1]), list(runs))
+    artifact.write_result(folder / PARITY, verify.plan(verified, **measuring[0]), parity)
+    artifact.write_result(folder / LATENCY, bench.plan(timed, **measuring[1]), list(runs))
 
 
 def _do_step(step: _Step, *, forced: bool) -> StageRun:
@@ -202,11 +203,11 @@ def _list_steps(
 
     def do_verify() -> None:
         report = verify_stage.verify(variants, on_progress=on_progress, **verifying)
-        _write_result(parity, verify_stage.plan(variants, **verifying), report)
+        artifact.write_result(parity, verify_stage.plan(variants, **verifying), report)
 
     def do_bench() -> None:
         runs = bench_stage.bench((simplified, int8), on_progress=on_progress, **timing)
-        _write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
+        artifact.write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
 
     def plan_report() -> Provenance:
         read = {path.stem: artifact.digest_file(path) for path in (*variants, parity, latency)}
@@ -243,14 +244,9 @@ def _list_steps(
     ]
 
 
-def _write_result(path: Path, provenance: Provenance, result: Any) -> None:
-    artifact.write_json(path, result)
-    artifact.write_sidecar(path, provenance, None)
-
-
 def _read_checks(folder: Path) -> tuple[Check, ...]:
     """Every gate in the saved results; none where there are no results yet."""
     parity = folder / PARITY
     if not parity.is_file():
         return ()
-    return decode_result(parity.read_bytes(), ParityReport).checks
+    return artifact.read_result(parity, ParityReport).checks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+sys.path.append(str(Path(__file__).parent))  # for ``hosts``
 
 # Tests run side by side with other work: one thread is enough for what they compute.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -30,6 +33,12 @@ def make_conv_model() -> Callable[..., onnx.ModelProto]:
 def build_chain() -> Callable[..., onnx.ModelProto]:
     """Build a chain of quantized 3x3 convolutions over (n, 1, 6, 6): see ``build_quantized_chain``."""
     return build_quantized_chain
+
+
+@pytest.fixture(scope="session")
+def undo_quantization() -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    """The float model that a quantized chain may have been made from: see ``undo_chain``."""
+    return undo_chain
 
 
 @pytest.fixture
@@ -145,6 +154,38 @@ def build_quantized_chain(
         [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def undo_chain(quantized: onnx.ModelProto) -> onnx.ModelProto:
+    """A chain without Q/DQ, its weights in float; tensors have the names that the quantizer would have kept."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in quantized.graph.initializer}
+    renamed: dict[str, str] = {}
+    weights: dict[str, np.ndarray] = {}
+    nodes = []
+    for node in quantized.graph.node:
+        if node.op_type == "QuantizeLinear":
+            renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
+        elif node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            values, scale, zero = (constants[name] for name in node.input)
+            weights[node.output[0]] = ((values.astype(np.float64) - zero) * scale).astype(np.float32)
+        elif node.op_type == "DequantizeLinear":
+            renamed[node.output[0]] = renamed[node.input[0]]
+        else:
+            inputs = [renamed.get(name, name) for name in node.input]
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = inputs
+            nodes.append(copy)
+    (output,) = quantized.graph.output
+    nodes[-1].output[0] = output.name
+    graph = helper.make_graph(
+        nodes,
+        "float",
+        quantized.graph.input,
+        quantized.graph.output,
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=quantized.opset_import, ir_version=quantized.ir_version)
 
 
 def write_photos(folder: Path, *, count: int, seed: int = 0) -> None:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
-from mbdeploy.errors import OutputError
+from mbdeploy.errors import DataError, OutputError
 
 PROVENANCE = Provenance(
     stage="export",
@@ -396,3 +396,26 @@ def test_json_is_written_in_a_form_that_people_read(tmp_path: Path) -> None:
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert text.startswith('{\n "stage": "export",\n')
     assert text.endswith("}\n")
+
+
+def test_a_result_that_is_fresh_is_not_made_again_and_one_that_is_not_is(tmp_path: Path) -> None:
+    path, made = tmp_path / "r.json", iter(range(9))
+    first, second = (Provenance(stage="s", params={"n": n}, parents={}, tools={}) for n in (1, 2))
+    kept = [artifact.keep_result(path, one, list[int], lambda: [next(made)]) for one in (first, first, second)]
+    assert kept == [[0], [0], [1]]
+    assert artifact.is_fresh(path, second)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'["a"]'])
+def test_a_result_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "r.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"r\.json: expected a result as this version of mbdeploy writes it"):
+        artifact.read_result(path, list[int])
+
+
+def test_files_that_are_not_those_of_the_beginning_are_refused_by_both_digests() -> None:
+    artifact.check_digest(DataError, "photos", "a" * 64, "a" * 64)
+    with pytest.raises(DataError, match=r"photos: expected .*bbbbbbbbbbbb….*found others .*aaaaaaaaaaaa…"):
+        artifact.check_digest(DataError, "photos", "a" * 64, "b" * 64)

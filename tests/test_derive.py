@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from hosts import HOST
 
 from mbdeploy import derive
 from mbdeploy.derive import (
@@ -19,20 +20,7 @@ from mbdeploy.derive import (
     summarise_latency,
 )
 from mbdeploy.estimate import Interval
-from mbdeploy.results import BenchRun, EvalReport, Evaluated, Host, ModelRef, Placement, Prediction, Series
-
-HOST = Host(
-    machine="m",
-    system="s",
-    cpu="c",
-    isa=(),
-    cores=1,
-    affinity=1,
-    cgroup_cores=None,
-    memory_bytes=1,
-    versions={},
-    providers=(),
-)
+from mbdeploy.results import BenchRun, EvalReport, Evaluated, ModelRef, Placement, Prediction, Series
 
 
 def make_ref(name: str) -> ModelRef:

@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.screen import Screen
 
 
 @click.command("calibrate")
 @click.argument("model", metavar="MODEL.onnx|CARD")
 @click.option("-o", "--output", type=Path, metavar="FOLDER", help="Where to write.  [default: beside the model]")
-@options.calibrating
-@options.own_method
+@making.calibrating
+@making.own_method
 @click.option("--shards", type=click.IntRange(1, 100_000), show_default="1", help="Divide the images into so many.")
 @click.option("--shard", type=click.IntRange(1, 100_000), help="Do only this one, and do not merge.")
 @options.workers

@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.screen import Screen
 
 
 @click.command("export")
 @click.argument("source", metavar="CARD|MODULE:FACTORY|FILE.pt2")
 @options.output_file
-@options.exporting
-@options.weights
-@options.input_shape
-@options.golden
+@making.exporting
+@making.weights
+@making.input_shape
+@making.golden
 @options.preprocess
 @options.trust
 @options.limits

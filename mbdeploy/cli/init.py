@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options
+from mbdeploy.cli import making, options
 from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import UsageError
 
@@ -24,7 +24,7 @@ _MAKING = ("output", "ci", "name", "preprocess", "input_shape", "calibration", "
 @click.option("--no-ci", is_flag=True, help="Write no workflow.")
 @click.option("--name", metavar="NAME", help="The card's name.  [default: the function's]")
 @options.preprocess
-@options.input_shape
+@making.input_shape
 @click.option("--calibration", metavar="DATA", show_default="photos", help="Images to calibrate with.")
 @click.option(
     "--num-calibration-samples", type=click.IntRange(1, 10_000_000), show_default="128", help="How many of them."

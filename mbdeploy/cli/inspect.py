@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.screen import Screen, has_color
 
 FORMATS = ("table", "md", "json", "csv", "html")
@@ -24,7 +24,7 @@ def _find_exported(card: str) -> str | Path:
 @click.option("--sweep", is_flag=True, default=None, help="A card's network over width and resolution.")
 @click.option("--measure", is_flag=True, default=None, help="Measure this CPU; bound every layer's time by it.")
 @click.option("--ignore", metavar="ID", multiple=True, help="Leave a rule out, such as MB101. Repeatable.")
-@options.input_shape
+@making.input_shape
 @click.option("-o", "--output", type=Path, metavar="FILE", help="The file to write.  [default: standard output]")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), show_default="table", default="table", help="How to show it."

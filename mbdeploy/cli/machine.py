@@ -47,6 +47,8 @@ EXTRAS = {
     "signing": ("model-signing", "pyopenssl"),
     "cluster": ("distributed",),
     "parquet": ("pyarrow",),
+    "history": ("duckdb", "pyarrow"),
+    "search": ("optuna",),
 }
 _CORE = ("onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pillow")
 

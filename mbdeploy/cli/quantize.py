@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import EXIT_GATE_FAILED
@@ -16,7 +16,7 @@ from mbdeploy.errors import EXIT_GATE_FAILED
 @click.command("quantize")
 @click.argument("model", metavar="MODEL.onnx|CARD")
 @options.output_file
-@options.quantizing
+@making.quantizing
 @click.option(
     "--ranges",
     type=Path,
@@ -30,7 +30,7 @@ from mbdeploy.errors import EXIT_GATE_FAILED
     help="fp16 needs no images: half the size, and fast where float16 is.",
 )
 @options.workers
-@options.goals
+@making.goals
 @options.preprocess
 @options.threads
 @options.seed
@@ -64,10 +64,10 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
     if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
     shared = given.keys() & {"workers", "cluster"}
-    if shared and given.keys() & options.GOALS:
+    if shared and given.keys() & making.GOALS:
         raise click.UsageError(f"--{shared.pop()} is not for a search: leave it out, or the goal")
-    if not given.keys() & options.GOALS:
-        if useless := given.keys() & options.SEARCHING:
+    if not given.keys() & making.GOALS:
+        if useless := given.keys() & making.SEARCHING:
             raise click.UsageError(f"--{useless.pop().replace('_', '-')} is for a search: give a goal, too")
         with screen.progress() as on_progress:
             call = quantize_shared if shared else quantize

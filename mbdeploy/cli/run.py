@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
 
@@ -20,8 +20,8 @@ STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 @click.option("--force", type=click.Choice(STAGES), multiple=True, help="Do this stage again. Repeatable.")
 @click.option("--until", type=click.Choice(STAGES), show_default="report", help="The last stage to do.")
 @click.option("--dry-run", is_flag=True, default=None, help="Only say what would be done.")
-@options.exporting
-@options.quantizing
+@making.exporting
+@making.quantizing
 @options.providers
 @options.allow_fallback
 @options.threads

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options
+from mbdeploy.cli import making, options
 from mbdeploy.cli.endings import judge_target
 from mbdeploy.cli.screen import Screen
 
@@ -17,7 +17,7 @@ from mbdeploy.cli.screen import Screen
 @click.argument("cards", metavar="CARD...", nargs=-1, required=True)
 @click.option("--target-latency", metavar="TIME", required=True, help="For one image: 8ms, 800us or 0.008s.")
 @click.option("-o", "--output", type=Path, metavar="FOLDER", help="Where files go.  [default: out/search]")
-@options.families
+@making.families
 @options.provider
 @options.threads
 @click.option("--data", metavar="DATA", help="Labelled images, by which quality is judged.")

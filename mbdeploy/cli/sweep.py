@@ -9,14 +9,14 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options
+from mbdeploy.cli import making, options
 from mbdeploy.cli.screen import Screen
 
 
 @click.command("sweep")
 @click.argument("cards", metavar="CARD...", nargs=-1, required=True)
 @click.option("-o", "--output", type=Path, metavar="FOLDER", help="Where files go.  [default: out/sweep]")
-@options.families
+@making.families
 @options.providers
 @options.many_threads
 @click.option("--data", metavar="DATA", help="Labelled images, for accuracy where weights are trained.")

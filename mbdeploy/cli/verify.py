@@ -42,6 +42,9 @@ from mbdeploy.errors import UsageError
 @click.option(
     "--reduce", "reduce_to", type=Path, metavar="DIR", help="With --matrix: write the smallest failing parts there."
 )
+@click.option(
+    "--layers", is_flag=True, default=None, help="SQNR of every INT8 layer against the float file, along the network."
+)
 @options.limits
 @options.table_format
 @options.words
@@ -62,16 +65,21 @@ def command(
     """
     if reduce_to is not None and not matrix:
         raise UsageError(where="--reduce", expected="--matrix with it", found="none", todo="add --matrix")
+    if matrix and keywords.pop("layers"):
+        raise UsageError(where="--layers", expected="it without --matrix", found="both", todo="run them one by one")
     if matrix:
         return _show_matrix(screen, models, output, {**keywords, "reduce_to": reduce_to})
     from mbdeploy.stages import figures
     from mbdeploy.stages.facts import derive_parity
+    from mbdeploy.stages.layer_facts import derive_layers
+    from mbdeploy.stages.layer_tables import tabulate_layers
     from mbdeploy.stages.verify import verify
 
     with _finding(models) as found, screen.progress() as on_progress:
         result = verify(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
     screen.save(output, result)
-    tables = [*figures.tabulate_parity(derive_parity(result)), *figures.tabulate_checks(result.checks)]
+    tables = [*figures.tabulate_parity(derive_parity(result)), *tabulate_layers(derive_layers(result.layers))]
+    tables += figures.tabulate_checks(result.checks)
     screen.show(tables, result)
     return judge_checks(result.checks)
 

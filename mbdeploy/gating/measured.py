@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
+from mbdeploy import artifact
 from mbdeploy.card import ModelCard
-from mbdeploy.errors import DataError
 from mbdeploy.gating.report import Gate
 from mbdeploy.gating.rules import IDS
 from mbdeploy.gating.versions import judge_latency
-from mbdeploy.results import BenchRun, Check, ParityReport, decode_result
+from mbdeploy.results import BenchRun, Check, ParityReport
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
 from mbdeploy.stages.parity import GATES
 
-T = TypeVar("T")
 _TIMED = "int8"
 #: Metric and first word of the variant -> the card's budget that bounds it.
 _BUDGETS: dict[tuple[str, str], str] = {
@@ -39,8 +37,8 @@ def read_measured(folder: Path) -> Measured:
     Raises:
         DataError: a result that is not there or cannot be read.
     """
-    report = _read(folder / "results/parity.json", ParityReport)
-    runs = _read(folder / "results/bench.json", list[BenchRun])
+    report = artifact.read_result(folder / "results/parity.json", ParityReport)
+    runs = artifact.read_result(folder / "results/bench.json", list[BenchRun])
     return Measured(
         checks=report.checks, parity=derive_parity(report), latency=tuple(derive_latency(run) for run in runs)
     )
@@ -76,15 +74,3 @@ def collect_time_gates(card: ModelCard, measured: Measured, tolerance: float = 0
             card.name, fact, index=index, budget=budget, tolerance=tolerance, name="latency_ratio", key="latency_ratio"
         )
     return gates
-
-
-def _read(path: Path, kind: type[T]) -> T:
-    try:
-        return decode_result(path.read_bytes(), kind)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise DataError(
-            where=path,
-            expected="a result of this version of mbdeploy",
-            found=str(error),
-            todo="make it again with `mbdeploy run --force verify --force bench`",
-        ) from error

@@ -16,7 +16,7 @@ from mbdeploy.gating.measured import Measured, collect_gates, collect_time_gates
 from mbdeploy.gating.report import Gate, Refusal
 from mbdeploy.isolate import ignore_progress
 from mbdeploy.pipeline import run
-from mbdeploy.results import ParityReport, decode_result
+from mbdeploy.results import ParityReport
 from mbdeploy.stages import verify
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
@@ -127,13 +127,13 @@ def verify_emulated(card: ModelCard, folder: Path, word: str, options: dict[str,
         "threads": options.get("threads", 1),
     }
     path = folder / "results" / f"parity-{re.sub(r'[^A-Za-z0-9.-]', '_', word)}.json"
-    provenance = verify.plan(models, **asked)
-    if not artifact.is_fresh(path, provenance):
-        artifact.write_json(
-            path, verify.verify(models, on_progress=options.get("on_progress", ignore_progress), **asked)
-        )
-        artifact.write_sidecar(path, provenance, None)
-    return decode_result(path.read_bytes(), ParityReport)
+    on_progress = options.get("on_progress", ignore_progress)
+    return artifact.keep_result(
+        path,
+        verify.plan(models, **asked),
+        ParityReport,
+        lambda: verify.verify(models, on_progress=on_progress, **asked),
+    )
 
 
 def confirm_times(card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float) -> Measured:

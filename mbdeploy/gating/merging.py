@@ -166,6 +166,7 @@ def _keep(
         rows=tuple(row for report in reports for row in report.rows),
         checks=tuple(check for report in reports for check in report.checks),
         hosts={word: host for report in reports for word, host in report.hosts.items()},
+        layers=tuple(curve for report in reports for curve in report.layers),
     )
     keep_measured(folder, parity, runs, describe_measuring(card, folder, providers=words, **options))
     run(card.path, output=folder, providers=words, trust=shared.trust, **options)

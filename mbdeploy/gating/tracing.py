@@ -13,7 +13,6 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.report import Gate
 from mbdeploy.isolate import ignore_progress
-from mbdeploy.results import decode_result
 from mbdeploy.stages.bisect import Divergence
 from mbdeploy.stages.matrix import verify_matrix
 
@@ -40,7 +39,7 @@ def trace_failures(
     path, provenance = folder / _TRACE, _plan(card, folder, failed)
     if not artifact.is_fresh(path, provenance):
         keep_traced(card, folder, trace(card, folder, failed, options))
-    return decode_result(path.read_bytes(), tuple[Divergence, ...])
+    return artifact.read_result(path, tuple[Divergence, ...])
 
 
 def list_failed(gates: Sequence[Gate]) -> list[tuple[str, str]]:
@@ -52,9 +51,8 @@ def keep_traced(card: ModelCard, folder: Path, traced: Sequence[Traced]) -> tupl
     """Keep what was traced, in order, beside the results that it is about; all of its divergences."""
     ordered = sorted(traced, key=lambda one: (one.variant, one.provider))
     found = tuple(divergence for one in ordered for divergence in one.divergences)
-    artifact.write_json(folder / _TRACE, found)
     failed = [(one.variant, one.provider) for one in ordered]
-    artifact.write_sidecar(folder / _TRACE, _plan(card, folder, failed), None)
+    artifact.write_result(folder / _TRACE, _plan(card, folder, failed), found)
     return found
 
 

@@ -22,7 +22,7 @@ from mbdeploy.quant.metrics import compare_outputs, sum_errors
 from mbdeploy.results import Check, Metrics
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.facts import LatencyFacts, derive_latency
-from mbdeploy.stages.reference import Reference, load_reference
+from mbdeploy.stages.reference import load_reference
 from mbdeploy.stages.subject import name_provider, plan_session, read_subjects
 from mbdeploy.targets import Job, open_target, parse_provider
 
@@ -38,6 +38,14 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
     gates: tuple[Gate, ...]
     changes: tuple[Change, ...]
     latency: tuple[LatencyFacts, ...] = ()
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """One output of both versions, (before, now), with the reference's, and the metrics of both against it."""
+
+    expected: NDArray[Any]
+    outputs: tuple[NDArray[Any], NDArray[Any]]
+    figures: tuple[Metrics, Metrics]
 
 
 def find_version(baseline: Path, card: str) -> Path | None:
@@ -106,9 +114,10 @@ def compare_answers(
         before, now = open_target(provider).run(Job(kind="infer", sessions=sessions, inputs=against.inputs)).sessions
         label = name_provider(provider, now)
         for index in range(len(against.outputs)):
-            pair = (before.outputs[index], now.outputs[index])
-            gates += judge_outputs(card, label, against, index, pair)
-            changes += list_changes(label, against, index, pair)
+            name = f"int8 on {label}" + (f", output {index}" if len(against.outputs) > 1 else "")
+            pair = compare_pair(against.outputs[index], before.outputs[index], now.outputs[index])
+            gates += judge_outputs(card, label, name, pair)
+            changes += list_changes(label, pair)
     return Versions(gates=tuple(gates), changes=tuple(changes))
 
 
@@ -148,39 +157,39 @@ def judge_latency(
     ]
 
 
-def judge_outputs(
-    card: str, provider: str, against: Reference, index: int, pair: tuple[NDArray[Any], NDArray[Any]]
-) -> list[Gate]:
-    """Noise and classes of one output, (before, now), image by image against the reference.
+def compare_pair(expected: NDArray[Any], before: NDArray[Any], now: NDArray[Any]) -> Pair:
+    """One output of both versions against the reference's."""
+    figures = (compare_outputs(expected, before), compare_outputs(expected, now))
+    return Pair(expected=expected, outputs=(before, now), figures=figures)
+
+
+def judge_outputs(card: str, provider: str, subject: str, pair: Pair) -> list[Gate]:
+    """Noise and classes of one output, image by image against the reference.
 
     Rules: 1. an output that cannot be believed fails. 2. Noise fails if it is more than ``MAX_LOSS_DB`` worse and the
     ratio of errors lies above 1 with 99 % confidence; classes if more than ``MAX_LOSS_TOP1`` of images are lost, which
     McNemar's test says is no chance. 3. Beyond the bound, but not surely, is inconclusive.
     """
-    expected = against.outputs[index]
-    before, now = (compare_outputs(expected, output) for output in pair)
+    before, now = pair.figures
     fault = now.degenerate or before.degenerate
-    subject = f"int8 on {provider}" + (f", output {index}" if len(against.outputs) > 1 else "")
     value = 0.0 if now.sqnr_db == before.sqnr_db else now.sqnr_db - before.sqnr_db
     noise = _check("baseline_sqnr_db", subject, value, -MAX_LOSS_DB, fault)
     p_value = None
     if not fault and not math.isinf(before.sqnr_db):
-        errors = estimate_ratio_of_sums(sum_errors(expected, pair[1]), sum_errors(expected, pair[0]))
+        sums = [sum_errors(pair.expected, output) for output in pair.outputs]
+        errors = estimate_ratio_of_sums(sums[1], sums[0])
         p_value = compute_p_value(errors, 1.0)
-        noise = _doubt(noise, sure=errors.low > 1, images=len(expected))
+        noise = _doubt(noise, sure=errors.low > 1, images=len(pair.expected))
     gates = [make_gate(card, provider, noise, p_value=p_value)]
     if not fault and now.top1_agreement is not None:
-        gates.append(_judge_classes(card, provider, subject, expected, pair))
+        gates.append(_judge_classes(card, provider, subject, pair))
     return gates
 
 
-def list_changes(
-    provider: str, against: Reference, index: int, pair: tuple[NDArray[Any], NDArray[Any]]
-) -> list[Change]:
+def list_changes(provider: str, pair: Pair) -> list[Change]:
     """The figures of both, and how far they are from one another."""
-    expected = against.outputs[index]
-    before, now = (compare_outputs(expected, output) for output in pair)
-    direct = compare_outputs(*pair)
+    before, now = pair.figures
+    direct = compare_outputs(*pair.outputs)
     same = "" if direct.top1_agreement is None else f"; the same class on {100 * direct.top1_agreement:.1f} %"
     note = f"against one another: {_say_db(direct)}{same}"
     changes = [Change(provider=provider, figure="SQNR", before=_say_db(before), now=_say_db(now), note=note)]
@@ -203,17 +212,16 @@ def make_gate(card: str, provider: str, check: Check, *, key: str = "", p_value:
     )
 
 
-def _judge_classes(
-    card: str, provider: str, subject: str, expected: NDArray[Any], pair: tuple[NDArray[Any], NDArray[Any]]
-) -> Gate:
+def _judge_classes(card: str, provider: str, subject: str, pair: Pair) -> Gate:
     """Images won and lost: an image is right where all its best classes are the reference's (one, or one a pixel)."""
-    classes = [output.argmax(axis=1) for output in (expected, *pair)]
-    before, now = ((found == classes[0]).reshape(len(expected), -1).all(axis=1) for found in classes[1:])
+    count = len(pair.expected)
+    classes = [output.argmax(axis=1) for output in (pair.expected, *pair.outputs)]
+    before, now = ((found == classes[0]).reshape(count, -1).all(axis=1) for found in classes[1:])
     gained, lost = int(np.count_nonzero(now & ~before)), int(np.count_nonzero(before & ~now))
     p_value = compute_mcnemar(gained, lost) if lost > gained else 1.0
-    check = _check("baseline_top1", subject, (gained - lost) / len(expected), -MAX_LOSS_TOP1, None)
-    note = f"{gained} images won, {lost} lost of {len(expected)}"
-    check = msgspec.structs.replace(_doubt(check, sure=p_value <= ALPHA, images=len(expected)), note=note)
+    check = _check("baseline_top1", subject, (gained - lost) / count, -MAX_LOSS_TOP1, None)
+    note = f"{gained} images won, {lost} lost of {count}"
+    check = msgspec.structs.replace(_doubt(check, sure=p_value <= ALPHA, images=count), note=note)
     return make_gate(card, provider, check, p_value=p_value)
 
 

@@ -8,7 +8,7 @@ from mbdeploy.remembering.history import History, Line, Point
 from mbdeploy.remembering.measurement import UNKNOWN_HOST
 from mbdeploy.remembering.metrics import find_metric, rank_metric
 from mbdeploy.remembering.recording import Recording
-from mbdeploy.stages import figures
+from mbdeploy.stages import wording
 from mbdeploy.stages.reporting.tables import name_host
 from mbdeploy.stages.tables import Table
 
@@ -105,5 +105,5 @@ def _show(line: Line, point: Point) -> tuple[str, ...]:
 def _scale(value: float, name: str) -> str:
     metric = find_metric(name)
     if value != value:
-        return figures.NOT_AVAILABLE
+        return wording.NOT_AVAILABLE
     return "equal" if value == float("inf") else f"{metric.factor * value:.{metric.decimals}f}"

@@ -11,7 +11,7 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.results import Check
-from mbdeploy.stages import figures
+from mbdeploy.stages import figures, wording
 from mbdeploy.stages.facts import LatencyFact, LatencyFacts
 from mbdeploy.stages.inspect_charts import Axis
 from mbdeploy.stages.pages import open_template
@@ -75,7 +75,7 @@ def _tabulate_sweep(runs: Sequence[LatencyFacts]) -> Table:
 
 def _end(model: LatencyFact) -> tuple[str, str]:
     speed = model.wall.images_per_s
-    return figures.NOT_AVAILABLE if speed is None else f"{speed:.4g}", str(model.wall.n)
+    return wording.NOT_AVAILABLE if speed is None else f"{speed:.4g}", str(model.wall.n)
 
 
 def _label_checks(run: LatencyFacts, runs: Sequence[LatencyFacts]) -> Sequence[Check]:

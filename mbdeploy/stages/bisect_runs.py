@@ -17,7 +17,7 @@ from mbdeploy.card import Budgets
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.quant.metrics import compare_outputs
 from mbdeploy.results import Check
-from mbdeploy.targets import Job, Session, Target, open_target, parse_provider
+from mbdeploy.targets import Job, Ran, Session, Target, open_target, parse_provider
 from mbdeploy.tracing.cuts import Cut
 
 #: Executed against exact: one step is rounding, more is not.
@@ -56,14 +56,25 @@ def run_parts(
     on_progress: Progress = ignore_progress,
 ) -> list[tuple[NDArray[Any], ...]]:
     """The outputs of each part, run in one job as ``session`` says."""
+    return [ran.outputs for ran in run_models(session, target, parts, inputs, on_progress)]
+
+
+def run_models(
+    session: Session,
+    target: Target,
+    models: Sequence[onnx.ModelProto],
+    inputs: Values,
+    on_progress: Progress = ignore_progress,
+) -> tuple[Ran, ...]:
+    """What each model gave, run in one job as ``session`` says."""
     with tempfile.TemporaryDirectory(prefix="mbdeploy-parts-") as folder:
         sessions = []
-        for number, part in enumerate(parts):
+        for number, model in enumerate(models):
             path = Path(folder) / f"part{number}.onnx"
-            model_file.save_model(part, path)
+            model_file.save_model(model, path)
             sessions.append(msgspec.structs.replace(session, model=path, companions=()))
         job = Job(kind="infer", sessions=tuple(sessions), inputs=inputs, batch_size=len(inputs))
-        return [ran.outputs for ran in target.run(job, on_progress).sessions]
+        return target.run(job, on_progress).sessions
 
 
 def open_here(session: Session) -> tuple[Session, Target]:

@@ -81,13 +81,7 @@ def write_shard(request: dict[str, Any], on_progress: Progress) -> Any:
     )
     found = {"model": artifact.digest_file(Path(request["model"])), "calibration": images.digest()}
     for role, digest in found.items():
-        if digest != request["parents"][role]:
-            raise DataError(
-                where=request[role],
-                expected="the files that the run began with",
-                found=f"others (sha256 {digest[:12]}…)",
-                todo="let every worker see the same files, and run again",
-            )
+        artifact.check_digest(DataError, request[role], digest, request["parents"][role])
     return write_in_child(Path(request["output"]), "observe_shard", request, None, on_progress)
 
 

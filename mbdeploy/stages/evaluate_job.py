@@ -76,10 +76,10 @@ def evaluate_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     """
     samples = msgspec.convert(request["samples"], tuple[Sample, ...])
     dataset = Dataset(name=request["data"], source=request["data"], samples=samples)
-    _check_digest(DataError, request["data"], dataset.digest(), request["digest"])
+    artifact.check_digest(DataError, request["data"], dataset.digest(), request["digest"])
     subjects = read_subjects([Path(path) for path in request["models"]])
     for subject, wanted in zip(subjects, request["digests"], strict=True):
-        _check_digest(ModelError, subject.path, digest_model(subject), wanted)
+        artifact.check_digest(ModelError, subject.path, digest_model(subject), wanted)
     preprocess = msgspec.convert(request["preprocess"], Preprocess | None)
     provider = parse_provider(request["provider"])
     target = open_target(provider)
@@ -106,16 +106,6 @@ def digest_model(subject: Subject) -> str:
     """The digests of a model's file and of all that lies in others, as one word."""
     files = (subject.path, *(subject.path.parent / name for name in subject.companions))
     return " ".join(artifact.digest_file(file) for file in files)
-
-
-def _check_digest(error: type[DataError | ModelError], where: object, found: str, wanted: str) -> None:
-    if found != wanted:
-        raise error(
-            where=where,
-            expected=f"the files that the run began with (sha256 {wanted[:12]}…)",
-            found=f"others (sha256 {found[:12]}…)",
-            todo="let every worker see the same files, and run again",
-        )
 
 
 def _rank(logits: NDArray[Any]) -> tuple[tuple[int, ...], ...]:

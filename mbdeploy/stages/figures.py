@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mbdeploy.estimate import Interval
 from mbdeploy.results import Check, Metrics
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts, ParityFact
 from mbdeploy.stages.tables import Table, format_bytes
 from mbdeploy.stages.verdict import Verdict
+from mbdeploy.stages.wording import (
+    name_interval,
+    name_list,
+    name_ms,
+    name_number,
+    name_percent,
+    name_share,
+    name_sqnr,
+    name_verdict,
+)
 
-_VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 _CLOCKS = {"cpu": "CPU time", "wall": "wall clock"}
-NOT_AVAILABLE = "n/a"
 
 
 def tabulate_parity(facts: Sequence[ParityFact]) -> list[Table]:
@@ -27,9 +33,9 @@ def tabulate_parity(facts: Sequence[ParityFact]) -> list[Table]:
         (
             f"{fact.model}: {fact.output}" if several else fact.model,
             fact.provider,
-            _name_sqnr(fact.executed),
-            _name_sqnr(fact.exact),
-            _name_share(fact.executed),
+            name_sqnr(fact.executed),
+            name_sqnr(fact.exact),
+            name_share(fact.executed),
             name_number(fact.executed.max_abs if fact.executed else None),
             name_number(fact.executed.cosine if fact.executed else None, 5),
             name_number(fact.saturation.max_lsb if fact.saturation else None),
@@ -52,8 +58,8 @@ def list_parity_rows(metrics: Sequence[Metrics | None]) -> list[tuple[str, ...]]
     """SQNR and agreement as rows, one column a model."""
     images = next((found.images for found in metrics if found), 0)
     return [
-        ("SQNR of the outputs, dB", *map(_name_sqnr, metrics)),
-        (f"same best class, {images} images", *map(_name_share, metrics)),
+        ("SQNR of the outputs, dB", *map(name_sqnr, metrics)),
+        (f"same best class, {images} images", *map(name_share, metrics)),
     ]
 
 
@@ -105,8 +111,8 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
         (
             model.model,
             format_bytes(model.size_bytes),
-            _name_ms(model.load_ns),
-            _name_ms(model.first_ns),
+            name_ms(model.load_ns),
+            name_ms(model.first_ns),
             format_bytes(model.peak_bytes),
             format_bytes(model.loaded_bytes - model.base_bytes),
             format_bytes(model.peak_bytes - model.loaded_bytes),
@@ -118,7 +124,7 @@ def tabulate_latency(facts: LatencyFacts) -> list[Table]:
         f"Ratio: {clock}, {_name_pooling(facts.processes)}, {share} interval; percentiles and images/s: wall clock.",
         *describe_run(facts),
         *(
-            f"{model.model}: copies to the device and back are in none of these times: {_name_ms(model.copy.p50_ns)} ms"
+            f"{model.model}: copies to the device and back are in none of these times: {name_ms(model.copy.p50_ns)} ms"
             for model in facts.models
             if model.copy is not None
         ),
@@ -150,7 +156,7 @@ def name_place(model: LatencyFact) -> str:
 def list_times(model: LatencyFact) -> tuple[str, ...]:
     """The ratio and p50, p90 and p99 in ms, as cells."""
     percentiles = (model.wall.p50_ns, model.wall.p90_ns, model.wall.p99_ns)
-    return _name_ratio(model), *map(_name_ms, percentiles)
+    return _name_ratio(model), *map(name_ms, percentiles)
 
 
 def _name_pooling(processes: int) -> str:
@@ -162,7 +168,7 @@ def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
     """Time, ratio and memory as rows, one column a model."""
     first = models[0]
     return [
-        (f"ms an image, {_name_threads(first)}", *(_name_ms(model.wall.p50_ns) for model in models)),
+        (f"ms an image, {_name_threads(first)}", *(name_ms(model.wall.p50_ns) for model in models)),
         (f"{_CLOCKS[first.clock]}, paired", *(_name_ratio(model) for model in models)),
         ("peak memory of a process", *(format_bytes(model.peak_bytes) for model in models)),
     ]
@@ -170,7 +176,7 @@ def list_latency_rows(models: Sequence[LatencyFact]) -> list[tuple[str, ...]]:
 
 def describe_run(facts: LatencyFacts) -> tuple[str, str]:
     """What a run's ratios rest on: its A/A control, and the CPU with its int8 instructions."""
-    control = f"{_name_interval(facts.control)}, {name_verdict(facts.checks[0].passed)}"
+    control = f"{name_interval(facts.control)}, {name_verdict(facts.checks[0].passed)}"
     return f"The baseline against itself (A/A): {control}.", f"{facts.cpu} ({', '.join(facts.isa)})"
 
 
@@ -178,7 +184,7 @@ def describe_board(board: Mapping[str, Any]) -> list[str]:
     """What a board said of its heat and frequency before and after; nothing for one that said nothing."""
     before, after = board.get("before", {}), board.get("after", {})
     said = [
-        f"{name} {_name_list(before[key])}, then {_name_list(after.get(key, 'unknown'))}{unit}"
+        f"{name} {name_list(before[key])}, then {name_list(after.get(key, 'unknown'))}{unit}"
         for key, name, unit in (("celsius", "at", " °C"), ("mhz", "at", " MHz"), ("governors", "governor", ""))
         if key in before
     ]
@@ -191,7 +197,7 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
     """Top-1 and top-5 of each model, then what changed against the first one."""
     first, *others = facts.models
     rows = tuple(
-        (model.model, model.provider, _name_percent(model.top1), _name_percent(model.top5), str(model.top1.n))
+        (model.model, model.provider, name_percent(model.top1), name_percent(model.top5), str(model.top1.n))
         for model in facts.models
     )
     notes = ["Class 0 is a background class; labels count from 1."] if facts.background else []
@@ -211,9 +217,9 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
             model.model,
             f"{changed.changed} of {changed.n}",
             f"+{changed.gained} -{changed.lost}",
-            _name_percent(changed.difference, sign="+"),
+            name_percent(changed.difference, sign="+"),
             f"{changed.p_value:.2g}",
-            _name_sqnr(model.metrics),
+            name_sqnr(model.metrics),
         )
         for model in others
         if (changed := model.changed) is not None
@@ -224,32 +230,8 @@ def tabulate_accuracy(facts: AccuracyFacts) -> list[Table]:
     return tables
 
 
-def name_verdict(passed: bool | None) -> str:
-    """How a gate ended, in text."""
-    return _VERDICTS[passed]
-
-
-def name_decibels(value: float | None) -> str:
-    """An SQNR in text: "equal" if it is infinite."""
-    return "equal" if value == math.inf else name_number(value, 4)
-
-
 def _find_reason(fact: ParityFact) -> str | None:
     return next((found.degenerate for found in (fact.executed, fact.exact) if found and found.degenerate), None)
-
-
-def _name_sqnr(metrics: Metrics | None) -> str:
-    return name_decibels(metrics.sqnr_db if metrics else None)
-
-
-def _name_share(metrics: Metrics | None) -> str:
-    share = metrics.top1_agreement if metrics else None
-    return NOT_AVAILABLE if share is None else f"{100 * share:.1f} %"
-
-
-def name_number(value: float | None, digits: int = 3) -> str:
-    """A number in text, to so many digits; "n/a" where there is none."""
-    return NOT_AVAILABLE if value is None or math.isnan(value) else f"{value:.{digits}g}"
 
 
 def _name_threads(model: LatencyFact) -> str:
@@ -257,22 +239,4 @@ def _name_threads(model: LatencyFact) -> str:
 
 
 def _name_ratio(model: LatencyFact) -> str:
-    return _name_interval(model.ratio) if model.ratio else "baseline"
-
-
-def _name_ms(value_ns: float | None) -> str:
-    return NOT_AVAILABLE if value_ns is None else f"{value_ns / 1e6:.2f}"
-
-
-def _name_interval(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _name_percent(interval: Interval, sign: str = "") -> str:
-    value, low, high = (100 * bound for bound in (interval.value, interval.low, interval.high))
-    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
-
-
-def _name_list(value: Any) -> str:
-    """A value, or the different ones among those of several cores."""
-    return "/".join(dict.fromkeys(map(str, value))) if isinstance(value, (list, tuple)) else str(value)
+    return name_interval(model.ratio) if model.ratio else "baseline"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from mbdeploy.stages.bisect import Divergence
-from mbdeploy.stages.figures import name_decibels, name_verdict, tabulate_checks
+from mbdeploy.stages.figures import tabulate_checks
 from mbdeploy.stages.matrix import MatrixReport
 from mbdeploy.stages.tables import Table
+from mbdeploy.stages.wording import name_decibels, name_verdict
 
 _CAUSES = {"runtime": "executed otherwise", "rounding": "rounded", "file": "the file itself"}
 

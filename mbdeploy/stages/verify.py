@@ -14,6 +14,7 @@ from mbdeploy.card import Budgets
 from mbdeploy.data import open_dataset
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.results import Check, Host, Mode, ParityReport, ParityRow
+from mbdeploy.stages.layers import find_twins, list_origins, record_layers
 from mbdeploy.stages.parity import compare_cell, list_checks, list_rows
 from mbdeploy.stages.placement import check_rules, judge_placement, parse_rules
 from mbdeploy.stages.reference import Reference, find_golden, load_reference
@@ -46,6 +47,8 @@ def verify(
     session_config: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
     require_placement: Sequence[str] = (),
+    layers: bool = False,
+    one_by_one: bool = True,
     on_progress: Progress = ignore_progress,
 ) -> ParityReport:
     """Run ``models`` on ``providers`` and compare their outputs, in order, with the reference's.
@@ -58,6 +61,8 @@ def verify(
     ONNX Runtime, only the executed mode runs; the exact outputs, which are float arithmetic, come from this
     machine's CPU. 5. With ``allow_fallback`` a provider that is not here runs on the CPU instead, and its rows say
     so. 6. ``require_placement`` are rules over where nodes ran as executed: see :mod:`mbdeploy.stages.placement`.
+    7. With ``layers`` each INT8 file's tensors are compared with its float file's along the network, too, with a
+    session for each of them where there is no other way, if ``one_by_one``: see :mod:`mbdeploy.stages.layers`.
 
     Raises:
         UnavailableError: a provider that is not here, or that takes no node of a model.
@@ -77,6 +82,7 @@ def verify(
         "session_config": session_config,
         "allow_fallback": allow_fallback,
     }
+    twins = find_twins(subjects, reference) if layers else []
     for provider, _ in opened:  # what a provider cannot be given is refused before anything runs
         plan_session(subjects[0], provider, **settings)
     rows: list[ParityRow] = []
@@ -99,7 +105,14 @@ def verify(
                 rows += list_rows(cell)
                 checks += list_checks(cell, budgets or Budgets())
             checks += judge_placement(rules, ran.placement, subject.ref.name, label, subject.kind)
-    return ParityReport(reference=against.name, rows=tuple(rows), checks=tuple(checks), hosts=hosts)
+    curves = [
+        curve
+        for pair in twins
+        for curve in record_layers(pair, opened, against.inputs, settings, on_progress, one_by_one=one_by_one)
+    ]
+    return ParityReport(
+        reference=against.name, rows=tuple(rows), checks=tuple(checks), hosts=hosts, layers=tuple(curves)
+    )
 
 
 def plan(
@@ -118,6 +131,8 @@ def plan(
     session_config: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
     require_placement: Sequence[str] = (),
+    layers: bool = False,
+    one_by_one: bool = True,
 ) -> Provenance:
     """What ``verify`` would do with these inputs: the basis of the freshness key."""
     parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
@@ -125,6 +140,8 @@ def plan(
     for role, path in (("golden", beside), ("reference", reference)):
         if path is not None:
             parents[role] = artifact.digest_file(path)
+    for path in list_origins(models, reference) if layers else ():
+        parents[f"origin {path}"] = artifact.digest_file(path)
     if data is not None:
         parents["data"] = open_dataset(data, split="check", limit=num_samples).digest()
     return Provenance(
@@ -140,6 +157,8 @@ def plan(
             "session_config": dict(session_config or {}),
             "allow_fallback": allow_fallback,
             "require_placement": list(require_placement),
+            "layers": layers,
+            "one_by_one": one_by_one,
         },
         parents=parents,
         tools=artifact.read_tools(*list_tools(providers)),

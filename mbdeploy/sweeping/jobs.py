@@ -93,13 +93,14 @@ def build_variant(request: dict[str, Any], on_progress: Progress) -> Built:
 
 
 def time_variant(request: dict[str, Any], on_progress: Progress) -> Any:
-    """Time ``request["models"]``, the first of which is the baseline: one BenchRun."""
+    """Time ``request["models"]``, the first of which is the baseline: one BenchRun.
+
+    Raises:
+        ModelError: files that are not those whose digests were given.
+    """
     paths = [Path(path) for path in request["models"]]
     for path, sha256 in zip(paths, request["digests"], strict=True):
-        if artifact.digest_file(path) != sha256:
-            raise ModelError(
-                where=path, expected=f"sha256 {sha256[:12]}…", found="another file", todo="run the sweep again"
-            )
+        artifact.check_digest(ModelError, path, artifact.digest_file(path), sha256)
     return bench(paths, on_progress=on_progress, **request["bench"])[0]
 
 

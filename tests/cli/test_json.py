@@ -30,6 +30,7 @@ CALLS = {
     "bench": (*FILES[1:], "--min-duration", "0.05", "--processes", "1", "-o", "bench.json"),
     "evaluate": (*FILES, "--data", "labels.csv", "-o", "evaluation.json"),
     "sweep": ("tiny.toml", "--dry-run", "--rho", "32,64", "--store", "store"),
+    "search": tuple("tiny.toml --dry-run --rho 32,64 --quality sqnr --target-latency 1ms --store store".split()),
     "report": ("./out", "./out"),
     "verify-artifacts": ("./out",),
     "bundle": ("./out",),

@@ -23,7 +23,7 @@ CALLS = {
     "calibrate": ("mbdeploy.stages.calibrate:calibrate", set()),
     "quantize": ("mbdeploy.tradeoff:quantize_within", set()),
     "audit": ("mbdeploy.stages.audit:audit", set()),
-    "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind"}),
+    "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind", "one_by_one"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
     "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
@@ -46,7 +46,18 @@ CHOOSERS = {
 #: What a command cannot be called without, beside its argument.
 REQUIRED = {"evaluate": ["--data", "d"], "search": ["--target-latency", "d"]}
 #: Defaults that the help page says in other words than Python does.
-SAID_OTHERWISE = {"trust", "strict", "dry_run", "opset", "repair", "allow_fallback", "all_variants", "hard", "refine"}
+SAID_OTHERWISE = {
+    "trust",
+    "strict",
+    "dry_run",
+    "layers",
+    "opset",
+    "repair",
+    "allow_fallback",
+    "all_variants",
+    "hard",
+    "refine",
+}
 
 
 def load_call(name: str) -> tuple[Callable[..., Any], set[str]]:

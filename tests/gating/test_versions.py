@@ -12,19 +12,27 @@ from numpy.typing import NDArray
 
 from mbdeploy.estimate import Interval
 from mbdeploy.gating.report import Gate
-from mbdeploy.gating.versions import find_version, judge_latency, judge_outputs, list_changes, refuse_baseline
+from mbdeploy.gating.versions import (
+    compare_pair,
+    find_version,
+    judge_latency,
+    judge_outputs,
+    list_changes,
+    refuse_baseline,
+)
 from mbdeploy.results import Check
 from mbdeploy.stages.facts import LatencyFact, LatencyFacts
-from mbdeploy.stages.reference import Reference
 
 RNG = np.random.default_rng(0)
 EXPECTED = RNG.normal(size=(200, 5))
 NOISE = RNG.normal(size=(200, 5))
-REFERENCE = Reference(name="golden", inputs=np.zeros((200, 3, 4, 4), np.float32), outputs=(EXPECTED,))
 
 
 def judge(before: NDArray[Any], now: NDArray[Any]) -> dict[str, Gate]:
-    return {gate.check.name: gate for gate in judge_outputs("tiny", "cpu", REFERENCE, 0, (before, now))}
+    return {
+        gate.check.name: gate
+        for gate in judge_outputs("tiny", "cpu", "int8 on cpu", compare_pair(EXPECTED, before, now))
+    }
 
 
 def test_the_same_outputs_pass_even_where_nothing_is_lost() -> None:
@@ -70,7 +78,7 @@ def test_nan_fails_whichever_version_it_is_in() -> None:
 
 
 def test_changes_are_the_figures_of_both_and_the_distance_between_them() -> None:
-    noise, classes = list_changes("cpu", REFERENCE, 0, (EXPECTED, EXPECTED + 0.1 * NOISE))
+    noise, classes = list_changes("cpu", compare_pair(EXPECTED, EXPECTED, EXPECTED + 0.1 * NOISE))
     assert (noise.figure, noise.before) == ("SQNR", "equal")
     assert noise.now.endswith(" dB") and "the same class on" in noise.note
     assert classes.before == "100.0 %"

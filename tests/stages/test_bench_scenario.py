@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hosts import HOST
 
 from mbdeploy.errors import UnavailableError, UsageError
-from mbdeploy.results import Host, ModelRef, Placement, decode_result, encode_result
+from mbdeploy.results import ModelRef, Placement, decode_result, encode_result
 from mbdeploy.stages import bench_scenario
 from mbdeploy.stages.bench_scenario import ScenarioRun, judge_scenario, run_scenario, tabulate_scenario
 
@@ -18,18 +19,6 @@ Write = Callable[..., Path]
 
 
 def make_run(scenario: str, results: dict[str, Any], **asked: float) -> ScenarioRun:
-    host = Host(
-        machine="m",
-        system="s",
-        cpu="c",
-        isa=(),
-        cores=1,
-        affinity=1,
-        cgroup_cores=None,
-        memory_bytes=1,
-        versions={},
-        providers=(),
-    )
     return ScenarioRun(
         model=ModelRef(name="m", path="m.onnx", sha256="0", size_bytes=1),
         provider="cpu",
@@ -43,7 +32,7 @@ def make_run(scenario: str, results: dict[str, Any], **asked: float) -> Scenario
         results=results,
         placement=Placement(nodes={}, operators={}),
         session={},
-        host=host,
+        host=HOST,
         tools={},
         logs="",
     )

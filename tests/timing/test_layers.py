@@ -5,23 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hosts import HOST
 
 from mbdeploy.costs.report import Bound, InspectReport, LayerCost, PeakMemory, Peaks, Roofline, Total
-from mbdeploy.results import Host
 from mbdeploy.timing.layers import compare_layers, join_layers, measure_gap, sum_us
-
-HOST = Host(
-    machine="m",
-    system="s",
-    cpu="c",
-    isa=(),
-    cores=1,
-    affinity=1,
-    cgroup_cores=None,
-    memory_bytes=1,
-    versions={},
-    providers=(),
-)
 
 
 def make_layer(name: str, operator: str, output: tuple[int, ...], macs: int = 0, fused: bool = False) -> LayerCost:

@@ -6,24 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hosts import HOST
 
-from mbdeploy.results import Host
 from mbdeploy.targets import Answer, Job, Ran, Session
 from mbdeploy.timing import processes
 from mbdeploy.timing.processes import Spread, pool_processes, run_spread
 
-HOST = Host(
-    machine="m",
-    system="s",
-    cpu="c",
-    isa=(),
-    cores=1,
-    affinity=1,
-    cgroup_cores=None,
-    memory_bytes=1,
-    versions={},
-    providers=(),
-)
 JOB = Job(kind="bench", sessions=(Session(model=Path("m.onnx"), provider="P"),), min_rounds=31, min_duration_s=2.0)
 
 

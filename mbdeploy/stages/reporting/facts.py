@@ -19,6 +19,7 @@ from mbdeploy.stages.facts import (
     derive_latency,
     derive_parity,
 )
+from mbdeploy.stages.layer_facts import CurveFact, derive_layers
 from mbdeploy.stages.matrix import MatrixRow
 from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
 from mbdeploy.stages.verdict import Verdict, judge_int8
@@ -72,6 +73,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     verdicts: tuple[Verdict, ...] = ()
     explanation: ExplainResult | None = None
     matrix: tuple[MatrixRow, ...] = ()
+    layers: tuple[CurveFact, ...] = ()
     placements: tuple[PlacementFact, ...] = ()
     hosts: tuple[HostFact, ...] = ()
     stale: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ def derive_report(saved: Saved) -> Report:
         verdicts=judge_int8(latency, checks, accuracy, trained=trained),
         explanation=_drop_samples(saved.explanation) if saved.explanation else None,
         matrix=saved.matrix.rows if saved.matrix else (),
+        layers=derive_layers(parity.layers) if parity else (),
         placements=tuple(_derive_placements(saved)),
         hosts=_group_hosts(_list_hosts(saved)),
         stale=tuple(dict.fromkeys(_list_stale(saved))),

@@ -10,9 +10,9 @@ import msgspec
 
 from mbdeploy.derive import join_verdicts
 from mbdeploy.results import Check, Metrics
-from mbdeploy.stages.figures import NOT_AVAILABLE, name_decibels, name_number, name_verdict
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.tables import Table
+from mbdeploy.stages.wording import NOT_AVAILABLE, name_decibels, name_number, name_verdict
 
 #: Edges in dB between the colours; the first is for what is below all of them.
 EDGES_DB = (10.0, 15.0, 20.0, 25.0, 30.0, 40.0)

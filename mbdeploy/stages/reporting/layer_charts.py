@@ -4,11 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mbdeploy.records import LayerRecord
 from mbdeploy.stages.bench_explain import ExplainResult
+from mbdeploy.stages.layer_facts import CurveFact, LayerFact
 from mbdeploy.stages.reporting.chart import COLORS, LEGEND_ABOVE, SYMBOLS, Chart, color, lay_out, symbol
 from mbdeploy.stages.reporting.names import shorten
+
+
+def draw_curve(name: str, curve: CurveFact) -> Chart | None:
+    """SQNR of every layer as executed against the float file, along the network; the largest drops stand out."""
+    known = [(number, layer) for number, layer in enumerate(curve.layers, start=1) if layer.sqnr_db is not None]
+    if not known:
+        return None
+    marked = [(number, layer) for number, layer in known if layer.marked]
+    left_out = len(curve.layers) - len(known)
+    place = f"{shorten(curve.model, 40)} on {shorten(curve.provider, 40)}"
+    return Chart(
+        name=f"curve-{name}",
+        label=f"SQNR along the network, {place}; the same numbers are in the table below",
+        data=[
+            {
+                **_trace_layers(f"{place}, all errors up to here", known),
+                "mode": "lines+markers",
+                "line": {"color": COLORS[2], "width": 1.5},
+                "marker": {"size": 6, "symbol": SYMBOLS[0], "color": COLORS[2]},
+            },
+            {
+                **_trace_layers("the largest drops", marked),
+                "mode": "markers",
+                "marker": {"size": 12, "symbol": SYMBOLS[1], "color": COLORS[1]},
+            },
+        ][: 2 if marked else 1],
+        layout=lay_out(
+            xaxis={"title": {"text": "layer, from the input to the output"}, "range": [0.3, len(curve.layers) + 0.7]},
+            yaxis={"title": {"text": f"SQNR against {shorten(curve.origin, 20)}, dB"}},
+            legend=LEGEND_ABOVE,
+        ),
+        height=340,
+        notes=(f"{left_out} of {len(curve.layers)} layers have no finite SQNR: see the table.",) if left_out else (),
+    )
+
+
+def _trace_layers(name: str, layers: Sequence[tuple[int, LayerFact]]) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "name": name,
+        "x": [number for number, _ in layers],
+        "y": [layer.sqnr_db for _, layer in layers],
+        "text": [shorten(f"{layer.operator} {layer.node}") for _, layer in layers],
+        "hovertemplate": "%{text}<br>%{y:.2f} dB",
+    }
 
 
 def draw_recovery(number: int, layers: Sequence[LayerRecord]) -> Chart | None:

@@ -47,7 +47,12 @@ def list_missing(saved: Saved) -> list[tuple[str, str]]:
             ["evaluate", *models, "--data", "DIR|CSV", "-o", str(folder / EVALUATION)],
         ),
         (
-            "every way to open a session, and the SQNR of tensors along the network where one fails",
+            "SQNR of every layer along the network",
+            saved.quantize is not None and not (saved.parity and saved.parity.layers),
+            ["verify", *models, "--layers", "-o", str(folder / PARITY)],
+        ),
+        (
+            "every way to open a session",
             saved.matrix is None,
             ["verify", *models, "--matrix", "-o", str(folder / MATRIX)],
         ),
@@ -73,7 +78,8 @@ def _list_origins(saved: Saved) -> Iterator[_Origin]:
     if saved.parity is not None:
         models = list(dict.fromkeys(row.model.path for row in saved.parity.rows))
         words = ["verify", *models, *repeat_provider(dict.fromkeys(row.provider for row in saved.parity.rows))]
-        yield "parity, gates, placement", PARITY, "rows[].metrics, checks", [*words, "-o", str(folder / PARITY)]
+        words += ["--layers"] if saved.parity.layers else []
+        yield "parity, gates, placement", PARITY, "rows[].metrics, checks, layers", [*words, "-o", str(folder / PARITY)]
     if saved.matrix is not None:
         models = list(dict.fromkeys(str(folder / f"{row.model}.onnx") for row in saved.matrix.rows))
         words = ["verify", *models, "--matrix", *repeat_provider(saved.matrix.hosts)]

@@ -9,8 +9,9 @@ import msgspec
 from markupsafe import Markup
 
 from mbdeploy.records import QuantizeRecord
-from mbdeploy.stages import figures
+from mbdeploy.stages import figures, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
+from mbdeploy.stages.layer_tables import tabulate_layers
 from mbdeploy.stages.reporting import (
     heat,
     layer_charts,
@@ -48,6 +49,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     times: Chart | None
     time_tables: list[Table]
     layers: list[Chart]
+    curve_tables: list[Table]
     layer_table: Table | None
     histograms: list[tuple[Histogram, Markup]]
     placements: list[Table]
@@ -108,7 +110,11 @@ def render_page(
 
 def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
     layers = report.quantize.layers if report.quantize else ()
-    drawn = (layer_charts.draw_recovery(number, layers), layer_charts.draw_ranges(number, layers))
+    drawn = (
+        *(layer_charts.draw_curve(f"{number}-{place}", curve) for place, curve in enumerate(report.layers)),
+        layer_charts.draw_recovery(number, layers),
+        layer_charts.draw_ranges(number, layers),
+    )
     explanation = report.explanation
     pairs = zip(saved.runs, report.latency, strict=True)
     return Model(
@@ -131,6 +137,7 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         times=layer_charts.draw_times(number, explanation) if explanation else None,
         time_tables=tabulate_explanation(explanation) if explanation else [],
         layers=[chart for chart in drawn if chart is not None],
+        curve_tables=tabulate_layers(report.layers),
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,
         histograms=[(histogram, draw_histogram(histogram)) for histogram in read_histograms(saved.folder)],
         placements=[_tabulate_placement(placement) for placement in report.placements],
@@ -172,7 +179,7 @@ def _tabulate_layers(record: QuantizeRecord) -> Table:
             f"{layer.growth_max:.2f}",
             f"{100 * layer.clipping:.0f}",
             *(f"{decibels:.2f}" for decibels in layer.recovered_db or ()),
-            *([figures.NOT_AVAILABLE] * (0 if layer.recovered_db else 2)),
+            *([wording.NOT_AVAILABLE] * (0 if layer.recovered_db else 2)),
         )
         for index, layer in enumerate(record.layers, start=1)
     )
@@ -187,7 +194,7 @@ def _tabulate_layers(record: QuantizeRecord) -> Table:
 
 def _tabulate_placement(fact: PlacementFact) -> Table:
     rows = tuple(
-        (operator, kind or figures.NOT_AVAILABLE, str(count))
+        (operator, kind or wording.NOT_AVAILABLE, str(count))
         for operator, kinds in fact.operators.items()
         for kind, count in kinds.items()
     )

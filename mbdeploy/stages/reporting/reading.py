@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -11,13 +11,11 @@ from mbdeploy import artifact
 from mbdeploy.artifact import Sidecar
 from mbdeploy.errors import DataError
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
-from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport, decode_result
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.matrix import MatrixReport
 from mbdeploy.swept import SweepReport
 
-T = TypeVar("T")
-_RUN = "mbdeploy run --force"
 #: The files of a folder in the order of the stages, and the record in each one's sidecar.
 _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRecord, "int8": QuantizeRecord}
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
@@ -91,7 +89,7 @@ def read_saved(folder: Path) -> Saved:
             todo="check the path, or run `mbdeploy run` first",
         )
     records: dict[str, Any] = {
-        stem: _decode(folder / f"{stem}.onnx.json", sidecar.record, _RECORDS[stem])
+        stem: artifact.decode_saved(folder / f"{stem}.onnx.json", sidecar.record, _RECORDS[stem])
         for stem, sidecar in sidecars.items()
     }
     return Saved(
@@ -113,27 +111,10 @@ def _read_runs(path: Path) -> tuple[BenchRun, ...]:
     return found.runs if isinstance(found, Runs) else tuple(found or ())
 
 
-def _read(path: Path, kind: Any, command: str = _RUN) -> Any:
+def _read(path: Path, kind: Any, command: str = artifact.REMAKE) -> Any:
     try:
-        return _decode(path, path.read_bytes(), kind, command)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise refuse_result(path, error.strerror or str(error), command) from error
-
-
-def _decode(path: Path, data: bytes | msgspec.Raw, kind: type[T], command: str = _RUN) -> T:
-    try:
-        return decode_result(bytes(data), kind)
-    except msgspec.MsgspecError as error:
-        raise refuse_result(path, str(error), command) from error
-
-
-def refuse_result(path: Path, found: str, command: str = _RUN) -> DataError:
-    """The error for a file that is no result of ours, or not a whole one."""
-    return DataError(
-        where=path,
-        expected="a result as this version of mbdeploy writes it",
-        found=found,
-        todo=f"make it again with `{command}`",
-    )
+        return artifact.read_result(path, kind, command)
+    except DataError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            return None
+        raise

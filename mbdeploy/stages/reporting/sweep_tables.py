@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mbdeploy.stages import figures
+from mbdeploy.stages import wording
 from mbdeploy.stages.reporting.reading import SavedSweep
 from mbdeploy.stages.reporting.sweep_origins import tabulate_origins
 from mbdeploy.stages.reporting.sweeps import SweepFacts
@@ -55,7 +55,7 @@ def tabulate_macs(facts: SweepFacts) -> list[Table]:
             one.recipe,
             name_place(one, facts),
             f"{one.wrong} of {one.pairs}",
-            figures.name_number(one.spread),
+            wording.name_number(one.spread),
             _describe_worst(one) if one.wrong else "",
         )
         for one in facts.misled
@@ -109,8 +109,8 @@ def _show(row: Row, facts: SweepFacts) -> tuple[str, ...]:
         row.recipe,
         name_place(row, facts),
         f"{row.macs / 1e6:.1f}",
-        figures.NOT_AVAILABLE if row.top1 is None else f"{100 * row.top1.value:.1f}",
-        figures.name_decibels(row.sqnr_db),
+        wording.NOT_AVAILABLE if row.top1 is None else f"{100 * row.top1.value:.1f}",
+        wording.name_decibels(row.sqnr_db),
         f"{row.latency_ns / 1e6:.2f}",
         "" if row.ratio is None else f"{row.ratio.value:.2f}",
         f"{row.size_bytes / 1e6:.2f}",

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
+from mbdeploy.artifact import refuse_result
 from mbdeploy.derive import compare_series, judge_control
 from mbdeploy.results import SCHEMA_VERSION, Host
-from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep, refuse_result
+from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep
 from mbdeploy.swept import Misled, Row, SweepReport, derive_rows, judge_macs, list_hosts, mark_front, split_rows
 
 #: A sweep's word for the file that the others are made from, and that file.

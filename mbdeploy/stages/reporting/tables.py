@@ -7,8 +7,9 @@ from pathlib import Path
 from string import ascii_uppercase
 
 from mbdeploy.results import Host
-from mbdeploy.stages import figures, sections
+from mbdeploy.stages import figures, sections, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
+from mbdeploy.stages.layer_tables import tabulate_drops
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.reporting.variants import Variant, list_fields
 from mbdeploy.stages.tables import Table, format_bytes
@@ -35,6 +36,7 @@ def tabulate_results(found: Report) -> list[Table]:
     """Only what was measured: parity and its gates, latency, accuracy."""
     return [
         *figures.tabulate_parity(found.parity),
+        *tabulate_drops(found.layers),
         *tabulate_gates(found),
         *(table for run in found.latency for table in figures.tabulate_latency(run)),
         *(tabulate_explanation(found.explanation) if found.explanation else ()),
@@ -86,9 +88,9 @@ def tabulate_variants(variants: Sequence[Variant], hosts: Sequence[Host]) -> lis
             variant.model,
             variant.file,
             f"{variant.provider} {name_host(variant.host)}" if len(hosts) > 1 else variant.provider,
-            figures.NOT_AVAILABLE if variant.size_bytes is None else f"{variant.size_bytes / 1e6:.2f}",
-            figures.name_decibels(variant.sqnr_db),
-            figures.NOT_AVAILABLE if variant.top1 is None else f"{100 * variant.top1.value:.1f}",
+            wording.NOT_AVAILABLE if variant.size_bytes is None else f"{variant.size_bytes / 1e6:.2f}",
+            wording.name_decibels(variant.sqnr_db),
+            wording.NOT_AVAILABLE if variant.top1 is None else f"{100 * variant.top1.value:.1f}",
             _name_time(variant, "*" if index in best else ""),
             _name_ratio(variant),
         )
@@ -125,15 +127,15 @@ def tabulate_hosts(hosts: Sequence[Host]) -> Table:
 def name_host(index: int | None) -> str:
     """A letter for each host; from the 27th on a number."""
     if index is None:
-        return figures.NOT_AVAILABLE
+        return wording.NOT_AVAILABLE
     return ascii_uppercase[index] if index < len(ascii_uppercase) else str(index + 1)
 
 
 def _name_ratio(variant: Variant) -> str:
     if variant.ratio is None:
-        return figures.NOT_AVAILABLE if variant.p50_ns is None else "baseline"
+        return wording.NOT_AVAILABLE if variant.p50_ns is None else "baseline"
     return f"{variant.ratio.value:.3f}"
 
 
 def _name_time(variant: Variant, mark: str) -> str:
-    return figures.NOT_AVAILABLE if variant.p50_ns is None else f"{variant.p50_ns / 1e6:.2f}{mark}"
+    return wording.NOT_AVAILABLE if variant.p50_ns is None else f"{variant.p50_ns / 1e6:.2f}{mark}"

@@ -17,6 +17,8 @@ from mbdeploy.results import (
     EvalReport,
     Evaluated,
     Host,
+    LayerCurve,
+    LayerRow,
     Metrics,
     ModelRef,
     ParityReport,
@@ -65,8 +67,22 @@ def make_row(name: str, mode: str, against: str, metrics: Metrics, **changed: An
     return msgspec.structs.replace(row, **changed)
 
 
-def make_parity(*rows: ParityRow, checks: tuple[Check, ...] = ()) -> ParityReport:
-    return ParityReport(reference="golden.npz", rows=rows, checks=checks, hosts={"cpu": HOST})
+def make_parity(*rows: ParityRow, checks: tuple[Check, ...] = (), layers: tuple[LayerCurve, ...] = ()) -> ParityReport:
+    return ParityReport(reference="golden.npz", rows=rows, checks=checks, hosts={"cpu": HOST}, layers=layers)
+
+
+def make_curve(*layers: tuple[str, Metrics]) -> LayerCurve:
+    """Layers in a line, each with its node's name."""
+    return LayerCurve(
+        model=name_model("int8"),
+        origin=name_model("simplified"),
+        provider="cpu",
+        way="at once",
+        layers=tuple(
+            LayerRow(node=node, operator="Conv", tensor=str(k), sources=(str(k - 1),) if k else (), metrics=metrics)
+            for k, (node, metrics) in enumerate(layers)
+        ),
+    )
 
 
 def make_series(name: str, times_ns: list[int]) -> Series:

@@ -16,6 +16,7 @@ from folders import (
     QUANTIZE,
     SIMPLIFY,
     evaluate,
+    make_curve,
     make_evaluation,
     make_metrics,
     make_parity,
@@ -62,6 +63,7 @@ def page(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
         parity=make_parity(
             make_row("int8", "executed", "reference", make_metrics(), output=HOSTILE, placement=placement),
             make_row("int8", "executed", "reference", make_metrics(), output="y" * 5_000_000, placement=placement),
+            layers=(make_curve((HOSTILE, make_metrics(sqnr_db=30.0)), (HOSTILE, make_metrics(sqnr_db=20.0))),),
         ),
         bench=[make_run(70)],
     )

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import html
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from folders import (
     LAYER,
     QUANTIZE,
     SIMPLIFY,
+    make_curve,
     make_metrics,
     make_parity,
     make_row,
@@ -143,6 +145,55 @@ def test_layers_are_drawn_only_where_their_sqnr_was_recorded(make_folder: Callab
 
     assert list_charts() == ["ranges-0"]
     assert list_charts(recovered_db=(20.0, 25.0)) == ["recovery-0", "ranges-0"]
+
+
+def test_the_curve_along_the_network_is_drawn_where_it_was_recorded_and_has_a_command_where_not(
+    make_folder: Callable[..., Path], parity: ParityReport
+) -> None:
+    levels = (math.inf, 40.0, math.nan, 30.0, 24.0)
+    layers = [
+        (f"layer {k}", make_metrics(sqnr_db=level, degenerate="constant reference" if math.isnan(level) else None))
+        for k, level in enumerate(levels)
+    ]
+    plain = make_folder(int8=QUANTIZE, parity=parity)
+    assert "SQNR of every layer along the network" in dict(list_missing(read_saved(plain)))
+    folder = make_folder(
+        folder="curve", int8=QUANTIZE, parity=msgspec.structs.replace(parity, layers=(make_curve(*layers),))
+    )
+    assert "SQNR of every layer along the network" not in dict(list_missing(read_saved(folder)))
+    command = {row[1]: row[4] for row in tabulate_origins(read_saved(folder)).rows}["results/parity.json"]
+    assert command.startswith("mbdeploy verify simplified.onnx int8.onnx --provider cpu --layers -o ")
+    page = report(folder, format="html")
+    (text,) = re.findall(r'id="charts">(.*?)</script>', page)
+    charts = {chart["name"]: chart for chart in json.loads(text)}
+    assert list(charts) == ["curve-0-0", "ranges-0"]
+    assert [(trace["x"], trace["y"]) for trace in charts["curve-0-0"]["data"]] == [
+        ([2, 4, 5], [40.0, 30.0, 24.0]),
+        ([5], [24.0]),
+    ]
+    assert charts["curve-0-0"]["notes"] == ["2 of 5 layers have no finite SQNR: see the table."]
+    assert "3 layer 2: constant reference" in page
+    short = next(part for part in report(folder).split("\n\n\n") if part.startswith("Where the network loses most"))
+    assert [line.split()[:5] for line in short.splitlines() if "Conv" in line] == [["5", "layer", "4", "Conv", "24.00"]]
+    found = json.loads(report(folder, format="json"))["layers"][0]["layers"]
+    assert [(one["state"], one["sqnr_db"], one["drop_db"]) for one in found] == [
+        ("equal", None, None),
+        ("", 40.0, None),
+        ("degenerate", None, None),
+        ("", 30.0, None),
+        ("", 24.0, 6.0),
+    ]
+
+
+def test_a_folder_that_holds_nothing_but_a_curve_shows_it(
+    make_folder: Callable[..., Path], parity: ParityReport
+) -> None:
+    curve = make_curve(("stem", make_metrics()))
+    none = msgspec.structs.replace(curve, layers=(), way=None, note="it cannot be run layer by layer: REJECTED")
+    curves = msgspec.structs.replace(parity, layers=(curve, none))
+    page = report(make_folder(fp32=EXPORT, parity=curves), format="html")
+    assert "<h3>Layers</h3>" in page and 'id="curve-0-0"' in page
+    assert 'id="curve-0-1"' not in page and "it cannot be run layer by layer: REJECTED" in page
 
 
 def test_the_time_of_each_layer_stands_in_both_files_beside_each_other(make_folder: Callable[..., Path]) -> None:
