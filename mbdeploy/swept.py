@@ -70,11 +70,27 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     expected_s: float | None
 
 
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of a sweep that decide what is measured, by their names on the command line."""
+
+    cards: tuple[str, ...] = ()
+    alpha: tuple[float, ...] = ()
+    rho: tuple[int, ...] = ()
+    recipe: tuple[str, ...] = ()
+    providers: tuple[str, ...] = ()
+    threads: tuple[int, ...] = ()
+    data: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    min_duration: float = 2.0
+    processes: int = 1
+
+
 class SweepReport(msgspec.Struct, frozen=True, kw_only=True):
     """A sweep: its plan, its rows, and the raw times behind them; no rows of one that was only planned.
 
     Each run timed the files of one variant: its series are the next rows, in order. ``quality`` says what the front
-    takes for it: top1 where every row has it, else sqnr_db. ``asked`` are the options that decide what is measured.
+    takes for it: top1 where every row has it, else sqnr_db.
     """
 
     plan: tuple[Planned, ...]
@@ -82,7 +98,7 @@ class SweepReport(msgspec.Struct, frozen=True, kw_only=True):
     misled: tuple[Misled, ...] = ()
     quality: str = "sqnr_db"
     runs: tuple[BenchRun, ...] = ()
-    asked: dict[str, Any] = {}
+    asked: Asked = Asked()
     schema_version: int = SCHEMA_VERSION
 
 

@@ -13,7 +13,7 @@ from mbdeploy import artifact
 from mbdeploy.decoding import decode_json
 from mbdeploy.derive import choose_clock, estimate_time
 from mbdeploy.estimate import Interval
-from mbdeploy.remembering.measurement import NO_HOST, Measurement, Source, classify_host
+from mbdeploy.remembering.measurement import EARLIEST, LATEST, NO_HOST, Measurement, Source, classify_host
 from mbdeploy.results import BenchRun, EvalReport, ModelRef, ParityReport
 from mbdeploy.stages.facts import derive_accuracy, derive_latency, derive_parity
 from mbdeploy.stages.reporting.reading import SavedSweep, has_models
@@ -38,7 +38,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def describe(self, source: Source, ref: ModelRef, when: str = "", model: str = "") -> dict[str, Any]:
         """The columns that all metrics of a model in this result share."""
         return {
-            "when_utc": datetime.fromisoformat(when.removesuffix("Z")) if when else self.added,
+            "when_utc": _read_date(when) if when else self.added,
             "dated": "measured" if when else "added",
             "source": source,
             "result": self.sha256,
@@ -130,7 +130,7 @@ def collect_sweep(result: Result, report: SweepReport) -> Iterator[Measurement]:
             yield from _collect_series(run, index, common)
             if (row.variant, row.recipe) not in seen:
                 seen.add((row.variant, row.recipe))
-                yield from _collect_quality(row, common, str(report.asked.get("data") or ""))
+                yield from _collect_quality(row, common, report.asked.data or "")
 
 
 def _collect_quality(row: Row, common: dict[str, Any], data: str) -> Iterator[Measurement]:
@@ -161,6 +161,13 @@ def _collect_series(run: BenchRun, index: int, common: dict[str, Any]) -> Iterat
     yield _measure(common, "load_ms", fact.load_ns / 1e6)
     if fact.energy_mj is not None:
         yield _measure({**common, "basis": "the whole machine"}, "energy_mj", fact.energy_mj)
+
+
+def _read_date(when: str) -> datetime:
+    date = datetime.strptime(when, "%Y-%m-%dT%H:%M:%SZ")
+    if not EARLIEST <= date <= LATEST:
+        raise ValueError(f"the date {when}")
+    return date
 
 
 def _measure(common: dict[str, Any], metric: str, value: float | Interval, *, n: int | None = None) -> Measurement:

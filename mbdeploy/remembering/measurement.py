@@ -15,6 +15,10 @@ Source = Literal["bench", "verify", "evaluate", "sweep"]
 UNKNOWN_HOST = "host not recorded"
 
 
+#: Nothing was measured before or will be after: a date outside is none.
+EARLIEST, LATEST = datetime(2000, 1, 1), datetime(2999, 12, 31)
+
+
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the history, and its columns in their order.
 

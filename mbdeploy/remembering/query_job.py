@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mbdeploy.errors import DataError
 from mbdeploy.isolate import Progress
-from mbdeploy.remembering.measurement import COLUMNS
+from mbdeploy.remembering.measurement import COLUMNS, EARLIEST, LATEST
 from mbdeploy.remembering.recording import make_schema
 from mbdeploy.results import encode_result
 
 #: More than any result has: a file that claims more is not ours.
 _MOST_ROWS = 1_000_000
 _MOST_BYTES = 256 << 20
-_FIRST, _LAST = datetime(2000, 1, 1), datetime(2999, 12, 31)
 #: One line is what may be compared: everything but the time, the file's bytes and the versions that follow from these.
 _LINE = "model, variant, recipe, provider, threads, batch_size, host_class, metric, basis"
 _QUERY = f"""
@@ -78,7 +76,7 @@ def _read(path: Path) -> Any:
             table = file.read()
             table.validate(full=True)
         times = compute.min_max(table.column("when_utc")).as_py()
-        if table.column("when_utc").null_count or not _FIRST <= times["min"] <= times["max"] <= _LAST:
+        if table.column("when_utc").null_count or not EARLIEST <= times["min"] <= times["max"] <= LATEST:
             raise ValueError("times that cannot be")
     except Exception as error:  # pyarrow raises nearly anything on damaged files
         raise DataError(

@@ -40,8 +40,8 @@ _KINDS: dict[str, tuple[Any, Callable[..., Iterator[Measurement]]]] = {
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
-    """One result: its file and sha256, the models in it, how many numbers are kept of it, and whether they were there
-    already."""
+    """One result: its file and sha256, and the models and the number of rows that were added: none if it was
+    ``known``."""
 
     file: str
     sha256: str
@@ -58,6 +58,14 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
+class _Collected(msgspec.Struct, frozen=True, kw_only=True):
+    path: Path
+    sha256: str
+    models: tuple[str, ...]
+    rows: int
+    encoded: bytes
+
+
 def remember(outs: Sequence[Path], *, folder: Path = FOLDER, model: str | None = None) -> Recording:
     """Keep the numbers of results in ``folder``: of output folders, sweeps' folders, or single results' files.
 
@@ -71,19 +79,18 @@ def remember(outs: Sequence[Path], *, folder: Path = FOLDER, model: str | None =
     """
     demand_packages()
     now = datetime.now(timezone.utc).replace(tzinfo=None, microsecond=0)
-    found = {
-        result.sha256: (result, rows)
-        for out in outs
-        for result, rows in (_collect(*each, model or "", now) for each in _list(out))
-    }
+    read = (_collect(*one, model or "", now) for out in outs for one in _list(out))
+    found = {one.sha256: one for one in read}
     done = []
-    for sha256, (result, rows) in found.items():
-        place = folder / f"{sha256}.parquet"
+    for one in found.values():
+        place = folder / f"{one.sha256}.parquet"
         known = place.exists()
         if not known:
-            _write(place, rows)
-        models = tuple(dict.fromkeys(row.model for row in rows))
-        done.append(Recorded(file=str(result.path), sha256=sha256, models=models, rows=len(rows), known=known))
+            _write(place, one.encoded)
+        new = () if known else one.models
+        done.append(
+            Recorded(file=str(one.path), sha256=one.sha256, models=new, rows=0 if known else one.rows, known=known)
+        )
     return Recording(folder=str(folder), results=tuple(done))
 
 
@@ -129,7 +136,7 @@ def _list(out: Path) -> Iterator[tuple[Path, Path | None]]:
     yield from ((path, None if path.name == SWEEP else out) for path in found)
 
 
-def _collect(path: Path, folder: Path | None, model: str, now: datetime) -> tuple[Result, list[Measurement]]:
+def _collect(path: Path, folder: Path | None, model: str, now: datetime) -> _Collected:
     try:
         data = path.read_bytes()
         kind, collect = _find_kind(data)
@@ -138,13 +145,15 @@ def _collect(path: Path, folder: Path | None, model: str, now: datetime) -> tupl
         version = _find_version(path, sha256)
         result = Result(path=path, sha256=sha256, folder=folder, model=model, mbdeploy=version, added=now)
         rows = list(collect(result, found))
+        models = tuple(dict.fromkeys(row.model for row in rows))
+        encoded = _encode(rows)
     except OSError as error:
         raise _refuse(path, error.strerror or str(error)) from error
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise _refuse(path, str(error)) from error
+    except (msgspec.MsgspecError, ValueError, LookupError, ArithmeticError) as error:  # its parts do not fit
+        raise _refuse(path, str(error) or type(error).__name__) from error
     if not rows:
         raise _refuse(path, "one without any number")
-    return result, rows
+    return _Collected(path=path, sha256=sha256, models=models, rows=len(rows), encoded=encoded)
 
 
 def _find_kind(data: bytes) -> tuple[Any, Callable[..., Iterator[Measurement]]]:
@@ -164,9 +173,9 @@ def _find_version(path: Path, sha256: str) -> str:
     return sidecar.provenance.tools.get("mbdeploy", "") if sidecar is not None and same else ""
 
 
-def _write(place: Path, rows: Sequence[Measurement]) -> None:
+def _write(place: Path, encoded: bytes) -> None:
     try:
-        artifact.write_bytes(place, _encode(rows))
+        artifact.write_bytes(place, encoded)
     except OutputError as error:
         raise OutputError(
             where=place.parent,

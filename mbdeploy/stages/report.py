@@ -20,7 +20,7 @@ from mbdeploy.stages.reporting.tables import (
     tabulate_side_by_side,
     tabulate_variants,
 )
-from mbdeploy.stages.reporting.variants import Variant, list_hosts, list_variants, name_models
+from mbdeploy.stages.reporting.variants import Variant, list_hosts, list_variants, name_models, tell_apart
 from mbdeploy.stages.tables import Table, render_json, render_tables
 
 __all__ = ["SEEDED", "Report", "read_report", "report", "tabulate_report", "tabulate_results", "tabulate_side_by_side"]
@@ -92,8 +92,10 @@ def render_report(found: Found, *, format: str = "table", color: bool = False) -
     several = len(found.reports) > 1
     first = render_tables(_tabulate_several(found.reports, names), format=format, color=color) if several else ""
     shown = [(name, tabulate_report(one)) for name, one in zip(names, found.reports, strict=True)]
+    swept = tell_apart([one.sweep for one in found.sweeps], [one.folder for one in found.saved_sweeps])
     shown += [
-        (facts.sweep, tabulate_swept(facts, one)) for facts, one in zip(found.sweeps, found.saved_sweeps, strict=True)
+        (name, tabulate_swept(facts, one))
+        for name, facts, one in zip(swept, found.sweeps, found.saved_sweeps, strict=True)
     ]
     parts = [
         (f"# {name}\n\n" if format == "md" else "") + render_tables(tables, format=format, color=color)

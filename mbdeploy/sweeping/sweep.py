@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,7 +19,7 @@ from mbdeploy.results import BenchRun
 from mbdeploy.sweeping.jobs import Built
 from mbdeploy.sweeping.planning import describe_device, foresee, locate, plan_build, plan_time, read_built
 from mbdeploy.sweeping.variants import list_variants, read_alpha, write_card
-from mbdeploy.swept import Planned, Row, SweepReport, derive_rows, judge_macs, mark_front
+from mbdeploy.swept import Asked, Planned, Row, SweepReport, derive_rows, judge_macs, mark_front
 
 
 def sweep(
@@ -62,7 +63,7 @@ def sweep(
     variants = list_variants(cards, alpha, rho)
     evaluating = None if data is None else {"data": data, "limit": limit, "seed": seed}
     builds = [plan_build(card, output, tuple(dict.fromkeys(recipe)), evaluating) for card in variants]
-    timing = {"min_duration": min_duration, "processes": processes, "seed": seed}
+    timing: dict[str, Any] = {"min_duration": min_duration, "processes": processes, "seed": seed}
     places = list(product(dict.fromkeys(providers), dict.fromkeys(threads)))
     devices = {word: describe_device(word, cluster) for word in dict.fromkeys(providers)}
 
@@ -72,17 +73,17 @@ def sweep(
             for word, count in places
         ]
 
-    asked = {
-        "cards": list(cards),
-        "alpha": list(alpha),
-        "rho": list(rho),
-        "recipe": list(recipe),
-        "providers": list(providers),
-        "threads": list(threads),
-        "data": data,
-        "limit": limit,
+    asked = Asked(
+        cards=tuple(cards),
+        alpha=tuple(alpha),
+        rho=tuple(rho),
+        recipe=tuple(recipe),
+        providers=tuple(providers),
+        threads=tuple(threads),
+        data=data,
+        limit=limit,
         **timing,
-    }
+    )
     known = [read_built(kept, work) for work in builds]
     plan = foresee(kept, builds, known, variants, plan_times, len(places))
     on_plan(plan)

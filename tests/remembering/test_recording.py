@@ -91,7 +91,7 @@ def test_the_same_result_twice_is_one_and_is_not_written_again(out: Path, tmp_pa
     remember([out, out], folder=history)
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in history.iterdir()}
     again = remember([out, out / "results" / "bench.json"], folder=history, model="another")
-    assert all(one.known for one in again.results) and len(again.results) == len(before) == 3
+    assert all(one.known and one.rows == 0 for one in again.results) and len(again.results) == len(before) == 3
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in history.iterdir()} == before
 
 
@@ -152,6 +152,23 @@ def test_what_is_no_result_is_refused_and_nothing_is_written(tmp_path: Path, tex
         remember([tmp_path], folder=tmp_path / "history")
     with pytest.raises(DataError, match="no such file or folder"):
         remember([tmp_path / "absent"], folder=tmp_path / "history")
+    assert not (tmp_path / "history").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"when_utc": "soon"},
+        {"when_utc": "0001-01-01T00:00:00Z"},
+        {"threads": 2**63},
+        {"series": ()},
+        {"batch_size": 0, "series": (msgspec.structs.replace(make_run(70).series[0], energy_uj=1, energy_runs=1),)},
+    ],
+)
+def test_a_run_whose_parts_do_not_fit_is_refused(tmp_path: Path, needs_duckdb: None, change: dict[str, Any]) -> None:
+    artifact.write_json(tmp_path / "odd.json", [msgspec.structs.replace(make_run(70), **change)])
+    with pytest.raises(DataError, match=r"odd\.json: expected a result"):
+        remember([tmp_path / "odd.json"], folder=tmp_path / "history")
     assert not (tmp_path / "history").exists()
 
 

@@ -30,7 +30,7 @@ from mbdeploy.stages.reporting.histograms import Histogram, draw_histogram, read
 from mbdeploy.stages.reporting.names import shorten
 from mbdeploy.stages.reporting.reading import Saved, SavedSweep
 from mbdeploy.stages.reporting.sweeps import SweepFacts
-from mbdeploy.stages.reporting.variants import list_fields, list_hosts, list_variants, name_models
+from mbdeploy.stages.reporting.variants import list_fields, list_hosts, list_variants, name_models, tell_apart
 from mbdeploy.stages.tables import Table
 
 
@@ -83,7 +83,9 @@ def render_page(
     variants = list_variants(reports, names)
     fields = list_fields(variants)
     models = [_describe(number, *each) for number, each in enumerate(zip(names, reports, saved, strict=True))]
-    sweeps = [_describe_sweep(number, *each) for number, each in enumerate(zip(swept, saved_sweeps, strict=True))]
+    apart = tell_apart([one.sweep for one in swept], [one.folder for one in saved_sweeps])
+    described = zip(apart, swept, saved_sweeps, strict=True)
+    sweeps = [_describe_sweep(number, *each) for number, each in enumerate(described)]
     pareto = list(quality_charts.draw_pareto(variants, fields))
     names += [sweep.name for sweep in sweeps]
     facts: list[Any] = [*reports, *swept]
@@ -146,9 +148,9 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
     )
 
 
-def _describe_sweep(number: int, facts: SweepFacts, saved: SavedSweep) -> Sweep:
+def _describe_sweep(number: int, name: str, facts: SweepFacts, saved: SavedSweep) -> Sweep:
     return Sweep(
-        name=shorten(facts.sweep),
+        name=shorten(name),
         facts=facts,
         fronts=list(sweep_charts.draw_fronts(number, facts)),
         macs=list(sweep_charts.draw_macs(number, facts)),

@@ -55,7 +55,7 @@ def tabulate_origins(saved: SavedSweep, *, every: bool = True) -> Table:
 
 def _list_origins(saved: SavedSweep) -> Iterator[tuple[str, str, str, list[str]]]:
     """The variant ("" for all), what follows, from which fields, and the command."""
-    if saved.report.asked:
+    if saved.report.asked.cards:
         yield "", "all of it", "rows, runs", [*_describe_sweep(saved), "-o", str(saved.folder)]
     seen: set[str] = set()
     for index, (run, group) in enumerate(split_rows(saved.report.rows, saved.report.runs)):
@@ -75,8 +75,8 @@ def _describe_accuracy(
 ) -> Iterator[tuple[str, str, str, list[str]]]:
     asked, top1 = saved.report.asked, group[0].top1
     if top1 is not None:
-        words = ["--data", str(asked.get("data") or "DATA"), "--limit", str(top1.n)]
-        words += ["--seed", str(asked.get("seed", 0))]
+        words = ["--data", asked.data or "DATA", "--limit", str(top1.n)]
+        words += ["--seed", str(asked.seed)]
         yield group[0].variant, f"top-1 of {group[0].variant}", "rows[].top1", ["evaluate", *paths, *words]
 
 
@@ -88,11 +88,11 @@ def _describe_run(run: BenchRun, paths: list[str]) -> list[str]:
 
 def _describe_sweep(saved: SavedSweep) -> list[str]:
     asked = saved.report.asked
-    words = ["sweep", *map(str, asked.get("cards", ())), *repeat_provider(map(str, asked.get("providers", ())))]
+    words = ["sweep", *asked.cards, *repeat_provider(asked.providers)]
     for name, option in _OPTIONS.items():
-        value = asked.get(name)
-        if value is not None and value != []:
-            words += [option, ",".join(map(_show, value)) if isinstance(value, list | tuple) else _show(value)]
+        value = getattr(asked, name)
+        if value is not None and value != ():
+            words += [option, ",".join(map(_show, value)) if isinstance(value, tuple) else _show(value)]
     return words
 
 

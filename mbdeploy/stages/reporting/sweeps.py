@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -13,7 +13,7 @@ from mbdeploy.artifact import refuse_result
 from mbdeploy.derive import compare_series, judge_control
 from mbdeploy.results import SCHEMA_VERSION, Host
 from mbdeploy.stages.reporting.reading import SWEEP, SavedSweep
-from mbdeploy.swept import Misled, Row, SweepReport, derive_rows, judge_macs, list_hosts, mark_front, split_rows
+from mbdeploy.swept import Asked, Misled, Row, SweepReport, derive_rows, judge_macs, list_hosts, mark_front, split_rows
 
 #: A sweep's word for the file that the others are made from, and that file.
 _FILES = {"fp32": "simplified.onnx"}
@@ -31,7 +31,7 @@ class SweepFacts(msgspec.Struct, frozen=True, kw_only=True):
     rows: tuple[Row, ...]
     misled: tuple[Misled, ...]
     hosts: tuple[Host, ...]
-    asked: dict[str, Any] = {}
+    asked: Asked = Asked()
     unsteady: tuple[str, ...] = ()
     stale: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
@@ -43,13 +43,18 @@ def derive_sweep(saved: SavedSweep) -> SweepFacts:
     Raises:
         DataError: rows that are not those of the raw times, or none.
     """
-    found = saved.report
+    where = saved.folder / SWEEP
     try:
-        rows = derive_rows(found.rows, found.runs)
-    except ValueError as error:
-        raise refuse_result(saved.folder / SWEEP, "rows without their times", "mbdeploy sweep") from error
-    if not rows:
-        raise refuse_result(saved.folder / SWEEP, "a sweep without rows", "mbdeploy sweep")
+        return _derive(saved)
+    except (ValueError, LookupError, ArithmeticError) as error:  # nobody's sweep: its parts do not fit
+        raise refuse_result(where, f"rows without their times ({error})", "mbdeploy sweep") from error
+
+
+def _derive(saved: SavedSweep) -> SweepFacts:
+    found = saved.report
+    rows = derive_rows(found.rows, found.runs)
+    if not rows or not all(0 < row.latency_ns < math.inf and row.size_bytes >= 0 <= row.peak_bytes for row in rows):
+        raise ValueError("no row, or times and sizes that cannot be")
     marked, quality = mark_front(rows)
     return SweepFacts(
         sweep=saved.folder.resolve().name,

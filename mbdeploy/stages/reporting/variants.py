@@ -67,7 +67,11 @@ def list_hosts(reports: Sequence[Report]) -> list[Host]:
 
 def name_models(reports: Sequence[Report], folders: Sequence[Path]) -> list[str]:
     """A name for each report: the model's, and the folder where two have the same."""
-    names = [report.model for report in reports]
+    return tell_apart([report.model for report in reports], folders)
+
+
+def tell_apart(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The names, with the folder in place of those that are there twice."""
     return [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
 
 

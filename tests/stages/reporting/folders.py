@@ -27,7 +27,7 @@ from mbdeploy.results import (
     Prediction,
     Series,
 )
-from mbdeploy.swept import Row, SweepReport
+from mbdeploy.swept import Asked, Row, SweepReport
 
 HOST = Host(
     machine="x86_64",
@@ -204,7 +204,7 @@ def make_sweep(*places: tuple[str, int], host: Host = HOST, top1: bool = False) 
                         size_bytes=1,
                     )
                 )
-    asked = {"cards": ["mine; rm"], "rho": [96, 128], "recipe": ["portable"], "providers": ["cpu"], "data": None}
+    asked = Asked(cards=("mine; rm",), rho=(96, 128), recipe=("portable",), providers=("cpu",))
     return SweepReport(plan=(), rows=tuple(rows), runs=tuple(runs), asked=asked)
 
 

@@ -117,10 +117,17 @@ def test_a_sweep_stands_beside_the_folders_of_single_models(
     assert 'id="m0"' in page and 'id="s0"' in page and "<title>2 models" in page
 
 
+def test_two_sweeps_of_one_name_are_told_apart(write_sweep: Callable[..., Path]) -> None:
+    outs = [write_sweep(make_sweep(CPU), name) for name in ("a/family", "b/family")]
+    page, text = report(*outs, format="html"), report(*outs, format="md")
+    assert all(f"# {out}\n" in text and f">{out}</h2>" in page for out in outs)
+
+
 def test_commands_measure_each_number_again(write_sweep: Callable[..., Path]) -> None:
     folder = write_sweep(make_sweep(CPU, top1=True))
     shown = report(folder, format="md").replace("\\", "")
-    assert f"mbdeploy sweep 'mine; rm' --provider cpu --rho 96,128 --recipe portable -o {folder}" in shown
+    sweep = "mbdeploy sweep 'mine; rm' --provider cpu --rho 96,128 --recipe portable --seed 0"
+    assert f"{sweep} --min-duration 2 --processes 1 -o {folder}" in shown
     files = f"{folder}/small/simplified.onnx {folder}/small/portable.onnx"
     assert f"mbdeploy bench {files} --provider cpu --threads 1 --inputs golden.npz" in shown
     assert f"mbdeploy verify {files}" in shown
@@ -138,7 +145,9 @@ def test_a_variant_that_was_made_anew_since_is_called_stale(write_sweep: Callabl
     ]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"plan": []}', '{"plan": [], "rows": 3}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"plan": []}', '{"plan": [], "rows": 3}', '{"plan": [], "asked": {"rho": 3}}']
+)
 def test_a_torn_or_foreign_sweep_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(DataError, match=r"sweep\.json: expected a result .* `mbdeploy sweep`"):
@@ -147,8 +156,13 @@ def test_a_torn_or_foreign_sweep_is_refused_by_name(tmp_path: Path, text: str) -
 
 def test_rows_without_their_times_are_refused(write_sweep: Callable[..., Path]) -> None:
     made = make_sweep(CPU)
-    with pytest.raises(DataError, match="rows without their times"):
-        report(write_sweep(msgspec.structs.replace(made, rows=made.rows[:3])))
+    hollow = msgspec.structs.replace(made.runs[0], series=())
+    timeless = msgspec.structs.replace(
+        made.runs[0], series=tuple(msgspec.structs.replace(one, cpu_ns=(), wall_ns=()) for one in made.runs[0].series)
+    )
+    for change in ({"rows": made.rows[:3]}, {"rows": (), "runs": (hollow,)}, {"runs": (timeless, made.runs[1])}):
+        with pytest.raises(DataError, match="rows without their times"):
+            report(write_sweep(msgspec.structs.replace(made, **change)))
 
 
 def test_a_name_in_a_sweep_is_text_and_nothing_else(write_sweep: Callable[..., Path]) -> None:
