@@ -170,7 +170,8 @@ def test_a_report_is_saved_and_shown_with_the_error_of_its_predictor(run: Run) -
     rows, tried, fits = tabulate_search(report)
     assert any(cell == "portable (chosen)" for row in rows.rows for cell in row)
     assert rows.notes[0].startswith("Chosen: the highest reward of ")
-    assert len(tried.rows) == 16
+    assert len(tried.rows) == 16 and tried.rows[0][:3] == ("tiny-r256", "fp32", "first")
+    assert tried.rows[0][4] == "90.0"
     assert fits.rows[0][:4] == ("fp32", "layers", "6", "0.0%")
     assert not any("poor" in note for note in fits.notes)
 
