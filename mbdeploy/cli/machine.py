@@ -47,6 +47,7 @@ EXTRAS = {
     "signing": ("model-signing", "pyopenssl"),
     "cluster": ("distributed",),
     "parquet": ("pyarrow",),
+    "search": ("optuna",),
 }
 _CORE = ("onnx", "onnxruntime", "onnxsim", "onnxscript", "numpy", "pillow")
 

@@ -31,6 +31,10 @@ CALLS = {
     "bench": (*FILES[1:], "--min-duration", "0.05", "--processes", "1", "-o", "bench.json"),
     "evaluate": (*FILES, "--data", "labels.csv", "-o", "evaluation.json"),
     "sweep": ("tiny.toml", "--dry-run", "--rho", "32,64", "--store", "store"),
+    "search": (
+        *("tiny.toml", "--dry-run", "--rho", "32,64", "--store", "store"),
+        *("--target-latency", "8ms", "--quality", "sqnr"),
+    ),
     "report": ("./out", "./out"),
     "verify-artifacts": ("./out",),
     "bundle": ("./out",),
