@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mbdeploy.costs.report import KINDS, LayerCost
 
-#: Channels that kernels take at a time, at most.
+#: Channels that depthwise kernels take at a time, at most; INT8 files have channels of zeros up to the next block.
 _BLOCK = 16
 #: Of each kind of layer.
 _PARTS = ("MACs", "bytes", "weight bytes", "layers")
@@ -27,11 +27,7 @@ def list_layers(layers: Iterable[LayerCost]) -> list[LayerCost]:
 
 
 def describe_layer(layer: LayerCost, *, is_float: bool) -> NDArray[np.float64]:
-    """One layer's numbers, in the order of ``FINE``; MACs are those of output channels in whole blocks.
-
-    (Kernels compute channels by the vector; without this the largest error over MobileNetV1's widths was a fifth
-    more.)
-    """
+    """One layer's numbers, in the order of ``FINE``; depthwise MACs are those of channels in whole blocks."""
     found = np.zeros(len(FINE))
     start = KINDS.index(layer.kind) * len(_PARTS)
     size = layer.bytes_fp32 if is_float else layer.bytes_int8
@@ -40,8 +36,9 @@ def describe_layer(layer: LayerCost, *, is_float: bool) -> NDArray[np.float64]:
 
 
 def _count_macs(layer: LayerCost) -> float:
-    channels = layer.output[1] if layer.macs and len(layer.output) == 4 else 0
-    return layer.macs * -(-channels // _BLOCK) * _BLOCK / channels if channels else layer.macs
+    if layer.kind != "depthwise conv" or not layer.groups:
+        return layer.macs
+    return layer.macs * -(-layer.groups // _BLOCK) * _BLOCK / layer.groups
 
 
 def describe_rest(layers: Sequence[LayerCost], *, is_float: bool) -> NDArray[np.float64]:

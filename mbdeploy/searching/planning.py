@@ -84,9 +84,10 @@ def plan_mix(
     mix = {**given, **place, "recipe": recipe, "target_ratio": target_ratio}
     images = {"calibration": open_dataset(card.quantization.calibration, split="calibrate").digest()}
     if evaluating is not None:
-        images["data"] = open_dataset(evaluating["data"], labelled=True, limit=evaluating["limit"]).digest()
+        chosen = open_dataset(evaluating["data"], labelled=True, limit=evaluating["limit"], seed=evaluating["seed"])
+        images["data"] = chosen.digest()
     told = {"sha256": built.files[0].sha256, "mix": mix, "data": evaluating}
-    output = model.parent / f"{recipe}.mix.onnx"
+    output = model.parent / f"{recipe}-mix.onnx"
     return Work(
         name=f"{card.name}, layers that stay in float",
         function=f"{_JOBS}:mix_variant",

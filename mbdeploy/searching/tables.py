@@ -56,7 +56,7 @@ def _tabulate_rows(report: SearchReport) -> Table:
 
 
 def _tabulate_tried(report: SearchReport) -> Table:
-    rows = tuple(line for one in report.tried for line in _show_tried(one))
+    rows = tuple(line for one in report.tried for line in _show_tried(one, report.quality == "top1"))
     skipped = sum(one.state == "skipped" for one in report.tried)
     notes = [_STATES]
     if report.optimiser == "TPE":
@@ -106,14 +106,15 @@ def _show_row(row: Found, chosen: bool) -> tuple[str, ...]:
     )
 
 
-def _show_tried(one: Tried) -> list[tuple[str, ...]]:
+def _show_tried(one: Tried, in_percent: bool) -> list[tuple[str, ...]]:
+    quality = {recipe: f"{100 * value:.1f}" if in_percent else f"{value:.4f}" for recipe, value in one.quality.items()}
     return [
         (
             one.variant,
             recipe,
             one.state,
             f"{predicted_ns / 1e6:.3g}",
-            f"{one.quality[recipe]:.4f}" if recipe in one.quality else "",
+            quality.get(recipe, ""),
             f"{one.rewards[recipe]:.4f}" if recipe in one.rewards else "",
         )
         for recipe, predicted_ns in one.predicted_ns.items()

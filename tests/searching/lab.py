@@ -31,7 +31,7 @@ HOST = Host(
     providers=(),
 )
 #: The share of FP32's time that other files take.
-_SHARES = {"fp32": 1.0, "portable": 0.5, "portable.mix": 0.4}
+_SHARES = {"fp32": 1.0, "portable": 0.5, "portable-mix": 0.4}
 
 
 def read_scale(name: str) -> int:

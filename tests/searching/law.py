@@ -19,7 +19,7 @@ def make_layer(
         output=(1, 16, 4, 4),
         kernel=(1, 1),
         strides=(1, 1),
-        groups=1,
+        groups=16 if kind == "depthwise conv" else 1,
         macs=macs,
         weights=weights,
         parameters=weights,

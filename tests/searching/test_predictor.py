@@ -53,9 +53,11 @@ def test_layers_that_run_inside_others_and_views_take_no_time() -> None:
     assert [layer.name for layer in list_layers([fused, view, make_layer("conv")])] == ["conv"]
 
 
-def test_channels_count_in_whole_blocks() -> None:
-    narrow = msgspec.structs.replace(make_layer("narrow", macs=90), output=(1, 24, 4, 4))
-    assert describe_layer(narrow, is_float=True)[FINE.index("MACs of pointwise conv")] == 90 * 32 / 24
+def test_channels_of_depthwise_layers_count_in_whole_blocks() -> None:
+    narrow = msgspec.structs.replace(make_layer("narrow", "depthwise conv", macs=90), groups=24)
+    assert describe_layer(narrow, is_float=True)[FINE.index("MACs of depthwise conv")] == 90 * 32 / 24
+    pointwise = msgspec.structs.replace(make_layer("pointwise", macs=90), output=(1, 24, 4, 4))
+    assert describe_layer(pointwise, is_float=True)[FINE.index("MACs of pointwise conv")] == 90
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from lab import FakeExecutor, take_time_ns
 
 from mbdeploy.errors import UsageError
+from mbdeploy.executing import Store
 from mbdeploy.results import decode_result, encode_result
 from mbdeploy.searching import search as module
+from mbdeploy.searching.features import list_layers
+from mbdeploy.searching.jobs import Counted, Profiled
 from mbdeploy.searching.report import SearchReport
 from mbdeploy.searching.search import search
 from mbdeploy.searching.tables import tabulate_plan, tabulate_search
@@ -170,7 +174,8 @@ def test_a_report_is_saved_and_shown_with_the_error_of_its_predictor(run: Run) -
     rows, tried, fits = tabulate_search(report)
     assert any(cell == "portable (chosen)" for row in rows.rows for cell in row)
     assert rows.notes[0].startswith("Chosen: the highest reward of ")
-    assert len(tried.rows) == 16
+    assert len(tried.rows) == 16 and tried.rows[0][:3] == ("tiny-r256", "fp32", "first")
+    assert tried.rows[0][4] == "90.0"
     assert fits.rows[0][:4] == ("fp32", "layers", "6", "0.0%")
     assert not any("poor" in note for note in fits.notes)
 
@@ -231,6 +236,7 @@ def test_a_search_over_a_real_card_ends_with_a_measured_file(card: str, tmp_path
         [card],
         target_latency="1s",
         output=tmp_path / "out",
+        rho=(64,),  # at 32 the last map is a single pixel, and simplify drops the pooling
         quality="sqnr",
         recipe=("portable",),
         min_duration=0.05,
@@ -239,6 +245,14 @@ def test_a_search_over_a_real_card_ends_with_a_measured_file(card: str, tmp_path
     )
     assert [(row.recipe, row.verdict) for row in report.rows] == [("fp32", "met"), ("portable", "met")]
     assert [fit.basis for fit in report.fits] == ["layers", "layers"]
-    assert all(row.predicted_ns == pytest.approx(row.latency.value, rel=0.01) for row in report.rows)
+    assert all(row.predicted_ns is not None and row.predicted_ns > 0 for row in report.rows)
     assert [fit.largest_error for fit in report.fits] == [None, None]
     assert report.chosen is not None and Path(report.rows[report.chosen].path).is_file()
+    kept = {one.function.rpartition(":")[2]: one.value for one in Store(tmp_path / "store").list_kept()}
+    (counted,) = msgspec.json.decode(kept["count_variants"], type=list[Counted])
+    made = msgspec.json.decode(kept["profile_variant"], type=Profiled)
+    before, after = (
+        [(layer.kind, layer.macs, layer.weights, layer.bytes_fp32, layer.bytes_int8) for layer in list_layers(layers)]
+        for layers in (counted.layers, made.layers)
+    )
+    assert before == after and len(before) == 29  # what is predicted from a trace is what is built
