@@ -41,6 +41,15 @@ def test_a_forced_stage_is_done_again_and_the_others_stay(finished):
 
 
 @pytest.mark.slow
+def test_a_run_ends_with_the_stage_that_was_asked_for_and_shows_no_gates_before_it_judged(finished):
+    folder, _ = finished
+    summary = run("mobilenet_v1_025", output=folder, until="quantize", **QUICK)
+    assert [stage.name for stage in summary.stages] == ["export", "simplify", "quantize"]
+    assert summary.checks == ()
+    assert run("mobilenet_v1_025", output=folder, until="verify", **QUICK).checks != ()
+
+
+@pytest.mark.slow
 def test_another_recipe_redoes_what_depends_on_it(finished):
     folder, _ = finished
     fresh = again(folder, recipe="reduce-range", dry_run=True)
