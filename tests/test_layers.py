@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,7 +89,11 @@ def name_module(path: Path) -> str:
 
 
 MODULES = {name_module(path): path for path in sorted(PACKAGE.rglob("*.py")) if "_share" not in path.parts}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8"), str(path)) for name, path in MODULES.items()}
+
+
+@functools.cache
+def parse(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"), str(MODULES[name]))
 
 
 def list_imports(tree: ast.AST) -> Iterator[str]:
@@ -103,8 +108,9 @@ def list_imports(tree: ast.AST) -> Iterator[str]:
                 yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base
 
 
-def own_imports(name: str) -> set[str]:
-    return {found for found in list_imports(TREES[name]) if found.split(".")[0] == "mbdeploy"}
+@functools.cache
+def own_imports(name: str) -> frozenset[str]:
+    return frozenset({found for found in list_imports(parse(name)) if found.split(".")[0] == "mbdeploy"})
 
 
 def room_of(name: str) -> str:
@@ -128,34 +134,39 @@ def reach(name: str) -> set[str]:
 
 
 def foreign_imports(name: str) -> set[str]:
-    return {found.split(".")[0] for found in list_imports(TREES[name])} - {"mbdeploy"}
+    return {found.split(".")[0] for found in list_imports(parse(name))} - {"mbdeploy"}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_every_module_has_its_place_in_the_table(name: str) -> None:
-    assert room_of(name) in {*RANKS, ""}
+def test_every_module_has_its_place_in_the_table() -> None:
+    assert {name for name in MODULES if room_of(name) not in {*RANKS, ""}} == set()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name)])
-def test_a_layer_imports_only_what_lies_below_it(name: str) -> None:
-    room = room_of(name)
+def test_a_layer_imports_only_what_lies_below_it() -> None:
     upward = {
-        found
+        (name, found)
+        for name in MODULES
         for found in own_imports(name)
-        if room_of(found) != room and (room_of(found) == "" or RANKS[room_of(found)] <= RANKS[room])
+        if (room := room_of(name))
+        and room_of(found) != room
+        and (room_of(found) == "" or RANKS[room_of(found)] <= RANKS[room])
     }
     assert upward == set()
 
 
-@pytest.mark.parametrize("name", [f"mbdeploy.stages.{stage}" for stage in sorted(STAGES)])
-def test_no_stage_is_imported_by_another_module_of_the_stages(name: str) -> None:
-    importers = {other for other in MODULES if room_of(other) == "stages" and name in own_imports(other)}
-    assert importers - {name} == set()
+def test_no_stage_is_imported_by_another_module_of_the_stages() -> None:
+    stages = {f"mbdeploy.stages.{stage}" for stage in STAGES}
+    importers = {
+        (name, found)
+        for name in MODULES
+        if room_of(name) == "stages"
+        for found in (own_imports(name) & stages) - {name}
+    }
+    assert importers == set()
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) != "nets" and name not in WITH_TORCH])
-def test_torch_is_imported_only_where_networks_are(name: str) -> None:
-    assert "torch" not in foreign_imports(name)
+def test_torch_is_imported_only_where_networks_are() -> None:
+    elsewhere = {name for name in MODULES if room_of(name) != "nets" and name not in WITH_TORCH}
+    assert {name for name in elsewhere if "torch" in foreign_imports(name)} == set()
 
 
 @pytest.mark.parametrize("stage", ["verify", "bench"])
@@ -172,10 +183,14 @@ def test_the_agent_imports_nothing_of_ours() -> None:
     assert foreign_imports(name) - set(sys.stdlib_module_names) <= {"numpy", "onnxruntime", "openvino"}
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) != "cli"])
-def test_below_the_command_line_nobody_prints_exits_or_reads_the_environment(name: str) -> None:
-    if str(MODULES[name].relative_to(PACKAGE)) not in OUTSIDE:
-        assert list(find_outside(TREES[name])) == []
+def test_below_the_command_line_nobody_prints_exits_or_reads_the_environment() -> None:
+    found = {
+        (name, place)
+        for name, path in MODULES.items()
+        if room_of(name) != "cli" and str(path.relative_to(PACKAGE)) not in OUTSIDE
+        for place in find_outside(parse(name))
+    }
+    assert found == set()
 
 
 def find_outside(tree: ast.AST) -> Iterator[str]:
@@ -221,12 +236,11 @@ def test_the_search_for_the_outside_finds_it(source: str) -> None:
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_an_exception_is_listed_only_while_it_is_needed(name: str) -> None:
-    assert list(find_outside(TREES[name_module(PACKAGE / name)]))
+    assert list(find_outside(parse(name_module(PACKAGE / name))))
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_file_starts_by_saying_what_it_is_for(name: str) -> None:
-    assert not TREES[name].body or ast.get_docstring(TREES[name])
+def test_a_file_starts_by_saying_what_it_is_for() -> None:
+    assert {name for name in MODULES if parse(name).body and not ast.get_docstring(parse(name))} == set()
 
 
 def test_the_package_and_its_core_load_nothing_heavy() -> None:
@@ -246,10 +260,10 @@ def test_the_package_and_its_core_load_nothing_heavy() -> None:
 def test_every_public_name_is_where_the_table_says() -> None:
     for name, module in mbdeploy._PUBLIC.items():
         assert module in MODULES, module
-        defined = {node.name for node in ast.walk(TREES[module]) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        defined = {node.name for node in ast.walk(parse(module)) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         imported = {
             alias.asname or alias.name
-            for node in ast.walk(TREES[module])
+            for node in ast.walk(parse(module))
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
         }

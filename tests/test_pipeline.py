@@ -29,9 +29,12 @@ def finished(tmp_path_factory):
     return folder / "out", run(str(folder / "tiny.toml"), output=folder / "out", min_duration=0.05)
 
 
+def repeat(folder, **options):
+    return run(str(folder.with_name("tiny.toml")), output=folder, min_duration=0.05, **options)
+
+
 def again(folder, **options):
-    summary = run(str(folder.with_name("tiny.toml")), output=folder, min_duration=0.05, **options)
-    return {stage.name: stage.fresh for stage in summary.stages}
+    return {stage.name: stage.fresh for stage in repeat(folder, **options).stages}
 
 
 @pytest.mark.slow
@@ -51,6 +54,15 @@ def test_a_second_run_finds_everything_fresh(finished):
 @pytest.mark.slow
 def test_a_forced_stage_is_done_again_and_the_others_stay(finished):
     assert again(finished[0], force=["simplify"]) == {**dict.fromkeys(STAGES, True), "simplify": False}
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_stage_that_was_asked_for_and_shows_no_gates_before_it_judged(finished):
+    folder, _ = finished
+    summary = repeat(folder, until="quantize")
+    assert [stage.name for stage in summary.stages] == ["export", "simplify", "quantize"]
+    assert summary.checks == ()
+    assert repeat(folder, until="verify").checks != ()
 
 
 @pytest.mark.slow

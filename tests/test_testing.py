@@ -43,6 +43,7 @@ def test_a_bound_that_does_not_hold_is_shown_with_every_metric(
     assert "Parity over 4 images" in text and "<= 0.5" in text and "FAIL" in text and "pass" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -122,8 +122,11 @@ class _Asker(msgspec.Struct, frozen=True):
     def _is_kept(self, work: Work, kind: type[T]) -> bool:
         """Whether there is an answer that can be used again; one that cannot is forgotten."""
         kept = self.store.read(work.key)
-        if kept is None or msgspec.convert(kept.value, kind, strict=False).is_whole(work.request):
-            return kept is not None
+        if kept is None:
+            return False
+        with contextlib.suppress(msgspec.ValidationError):  # (it is of another state of the program)
+            if msgspec.convert(kept.value, kind, strict=False).is_whole(work.request):
+                return True
         self.store.forget(work.key)
         return False
 
@@ -161,7 +164,6 @@ def _ask_all(
     timed = asker.ask(timing, Timed, "time")
     for work in timing.values():  # they have served: the next check takes its own
         asker.store.forget(work.key)
-
     return {name: _collect(told, _pick(judged, name), _pick(timed, name), run) for name, told in made.items()}
 
 

@@ -76,7 +76,7 @@ def open_ssh(argument: str, *, options: Sequence[str] = (), silence_s: float = 1
 def name_device(host: str, port: str = "") -> str:
     """What a board is called where one worker at a time may have it: ``dev_board1`` for board1.
 
-    Letters and digits of HOST[:PORT], small, with ``_`` between them; where that leaves anything out, the first eight
+    Letters and digits of HOST[:PORT], small, with ``_`` between them; where that is not all of it, the first eight
     digits of the SHA-256 of HOST[:PORT] follow, so that no two boards share a name: ``dev_10_0_0_5_…``. Who logs in
     does not matter.
     """

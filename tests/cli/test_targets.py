@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mbdeploy.cli import program
 from mbdeploy.cli import targets as command
 from mbdeploy.errors import EXIT_BAD_INPUT, EXIT_OK, EXIT_UNAVAILABLE, UnavailableError
 from mbdeploy.stages import instructions
-from mbdeploy.targets import Answer, Job, emulation
+from mbdeploy.targets import Answer, Job, emulation, ssh
 from mbdeploy.targets.emulation import CPUS, Built, Manifest
 from mbdeploy.targets.fake import FakeTarget
 from mbdeploy.targets.process import ProcessTarget
@@ -128,3 +129,38 @@ def test_a_count_is_shown_as_instructions_and_saved_raw(
     assert [job.inputs.shape for job in asked if job.inputs is not None] == [(2, 3, 16, 16)]
     saved = json.loads(output.read_text())["runs"][0]
     assert (saved["provider"], saved["models"][0]["instructions"]) == ("arm", [3_100_000, 3_000_000, 3_200_000])
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask distributed")
+@pytest.mark.parametrize(("words", "resource"), [((), "latency=1"), (("--provider", "arm@ssh:pi@b1"), "dev_b1=1")])
+def test_a_worker_has_one_thread_and_has_its_board_or_its_host_to_itself(
+    words: tuple[str, ...], resource: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh, "_trusts_anyone", lambda words: False)  # (that asks ssh)
+    result = run("targets", "worker", "tcp://head:8786", "--dry-run", *words)
+    assert result.exit_code == EXIT_OK
+    found = result.stdout.split()
+    assert found[1:5] == ["-m", "dask", "worker", "tcp://head:8786"]
+    assert " ".join(found[5:]) == f"--nworkers 1 --nthreads 1 --resources {resource} --no-dashboard"
+
+
+@pytest.mark.cluster
+@pytest.mark.skipif(importlib.util.find_spec("distributed") is None, reason="needs Dask distributed")
+def test_a_worker_is_not_started_for_a_board_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object, job: Job, on_progress: object = None) -> Answer:
+        raise UnavailableError(where="ssh:b1", expected="a board", found="silence", todo="plug it in")
+
+    monkeypatch.setattr(ssh, "_trusts_anyone", lambda words: False)
+    monkeypatch.setattr(ProcessTarget, "run", refuse)
+    monkeypatch.setattr("os.execv", lambda *words: pytest.fail("it was started"))
+    result = run("targets", "worker", "tcp://head:8786", "--provider", "cpu@ssh:b1")
+    assert (result.exit_code, result.stderr) == (
+        EXIT_UNAVAILABLE,
+        "error: ssh:b1: expected a board, found silence; plug it in\n",
+    )
+
+
+def test_a_worker_needs_a_scheduler_s_address() -> None:
+    result = run("targets", "worker", "head")
+    assert result.exit_code == EXIT_BAD_INPUT and "say tcp://HOST:8786" in result.stderr

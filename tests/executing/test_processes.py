@@ -97,6 +97,7 @@ def test_exclusive_items_come_after_all_others_one_at_a_time(make_works: Make, t
     assert len({pid for n, pid in calls if n >= 2}) == 1
 
 
+@pytest.mark.slow
 def test_two_items_are_never_at_one_board_and_two_boards_are_used_at_once(make_works: Make, tmp_path: Path) -> None:
     works = [
         msgspec.structs.replace(work, device=f"dev_{n % 2}", exclusive=n > 3)

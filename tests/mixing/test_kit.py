@@ -36,6 +36,7 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     return session.run(None, {"image": images})[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_float", [(), ("stem",), ("expand", "depthwise", "project"), ("head",)])
 def test_a_mix_placed_on_a_skeleton_is_the_one_the_quantizer_makes(kit: Kit, keep_float: tuple[str, ...]) -> None:
     made, wanted = Placer(kit).place(keep_float), place_slowly(kit, keep_float)

@@ -61,6 +61,7 @@ def test_every_net_gives_one_row_of_scores_per_image(net: str, args: dict[str, A
             assert scores.shape == ((batch, CLASSES, size, size) if net == "espnet" else (batch, CLASSES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
 def test_features_have_the_channels_and_strides_that_the_net_states(net: str, args: dict[str, Any]) -> None:
     torch.manual_seed(0)
@@ -144,6 +145,7 @@ def test_an_entry_point_is_loaded_when_no_row_has_the_name(monkeypatch: pytest.M
 CARDS = [card for card in list_cards() if card.net is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_card_names_a_net_that_takes_its_arguments_and_its_input(card: ModelCard) -> None:
     assert card.path.endswith(f"{card.name}.toml")

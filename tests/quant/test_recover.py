@@ -272,6 +272,7 @@ ODD_GRAPHS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_GRAPHS)
 def test_every_kind_of_layer_comes_through_and_loses_nothing_to_portable(
     name, make_graph, images, held_out, quantize_here, run_graph

@@ -54,6 +54,7 @@ def test_a_file_that_is_not_of_a_history_is_refused_by_name(add_run: Callable[..
         query({"folder": str(folder), "model": None}, ignore_progress)
 
 
+@pytest.mark.slow
 def test_the_child_s_refusal_reaches_the_caller_as_it_was(add_run: Callable[..., Path]) -> None:
     folder = add_run("01")
     assert len(history(folder=folder).lines) == 10

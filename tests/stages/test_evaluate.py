@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 
 from mbdeploy.derive import compare_predictions, estimate_accuracy
 from mbdeploy.errors import DataError, ModelError, StepError, UsageError
+from mbdeploy.executing import Work
 from mbdeploy.results import EvalReport, decode_result, encode_result
 from mbdeploy.stages import evaluate as stage
+from mbdeploy.stages import evaluate_parts
 from mbdeploy.stages.evaluate import evaluate, plan
-from mbdeploy.targets import Session
+from mbdeploy.targets import Session, ssh
 from mbdeploy.targets.fake import FakeTarget
 
 Write = Callable[..., Path]
@@ -233,6 +236,29 @@ def test_workers_give_the_report_of_one_process_to_the_last_bit_whatever_the_sha
     )
     assert encode_result(again) == encode_result(whole)
     assert [done for _, done, _ in steps] == [150]  # all of it was there
+
+
+def test_shards_for_a_board_ask_for_it_by_name(
+    write_mean_model: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    class Leave(Exception):  # noqa: N818 (it is no error)
+        pass
+
+    class Asked:
+        words = link = ""
+
+        def run(self, works: Sequence[Work]) -> None:
+            asked.extend((work.device, work.exclusive) for work in works)
+            raise Leave
+
+    monkeypatch.setattr(ssh, "_trusts_anyone", lambda words: False)  # (that asks ssh)
+    monkeypatch.setattr(evaluate_parts, "open_executor", lambda *_: contextlib.nullcontext(Asked()))
+    given = {"data": write_many(tmp_path), "cluster": "tcp://head:8786", "store": tmp_path / "store"}
+    with pytest.raises(Leave):
+        evaluate([write_mean_model()], provider="arm@ssh:pi@board1", **given)  # type: ignore[arg-type]
+    assert set(asked) == {("dev_board1", False)}
 
 
 def test_a_shard_is_whole_blocks(write_mean_model: Write, tmp_path: Path) -> None:

@@ -224,6 +224,7 @@ def test_the_file_computes_what_torch_computes_at_batch_sizes_that_were_never_tr
         np.testing.assert_allclose(logits, golden.outputs[0][:size], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nothing_in_the_file_says_where_or_when_it_was_made(exported: Path) -> None:
     data = exported.read_bytes()
     model = model_file.load_model(exported)

@@ -39,6 +39,7 @@ def make_card(tmp_path: Path, make_photos: Callable[..., None], make_conv_model:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 1])
 def test_a_file_becomes_fp32_with_a_dynamic_batch_and_its_own_outputs_are_golden(
     make_card: Callable[..., Path], tmp_path: Path, batch: int | None, monkeypatch: pytest.MonkeyPatch

@@ -250,6 +250,7 @@ def test_a_large_file_is_walked_and_gives_the_same_report(
     assert inspect_job.inspect_file(request, lambda *_: None) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "empty"), (b"version https://git-lfs.github.com/spec/v1", "LFS"), (b"\xff" * 100, "do not parse")],
@@ -289,6 +290,7 @@ def test_the_command_writes_what_it_was_asked_for(conv_model_file: Path, tmp_pat
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--ignore", "MB999"], ["--input-shape", "3,x,4"], ["--format", "pdf"], ["--sweep"]]
 )

@@ -104,6 +104,7 @@ def test_the_stored_weights_of_portable_cannot_clip_and_those_of_plain_scales_co
     assert clipping("s8s8-symmetric").any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["portable", "reduce-range", "u8u8", "s8s8-symmetric"])
 def test_every_recipe_stays_close_to_float(recipe, conv_model_file, calibration, images, tmp_path):
     path = tmp_path / "int8.onnx"

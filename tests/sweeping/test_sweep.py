@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from mbdeploy.card import load_card
 from mbdeploy.errors import UsageError
+from mbdeploy.sweeping.jobs import Built
+from mbdeploy.sweeping.planning import plan_time
 from mbdeploy.sweeping.sweep import sweep
 from mbdeploy.swept import Planned, SweepReport
+from mbdeploy.targets import ssh
 
 CARD = """
 name = "tiny"
@@ -31,6 +35,15 @@ def test_an_unknown_recipe_is_refused_before_anything_is_done(tmp_path: Path) ->
 def test_times_under_emulation_are_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="on which times do not exist"):
         sweep(["mobilenet_v1_025"], output=tmp_path / "out", providers=("cpu@qemu:haswell",), store=tmp_path / "store")
+
+
+def test_times_on_a_board_ask_for_it_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh, "_trusts_anyone", lambda words: False)  # (that asks ssh)
+    built = Built(macs=1, parameters=1, files=())
+    card = load_card("mobilenet_v1_025")
+    for word, device in (("cpu@ssh:board1", "dev_board1"), ("cpu", "")):
+        work = plan_time(card, built, {"providers": [word], "threads": 1}, ["here"])
+        assert (work.device, work.exclusive) == (device, True)
 
 
 @pytest.mark.slow

@@ -281,6 +281,7 @@ def test_a_cgroup_quota_is_the_tightest_one_on_the_way_up(monkeypatch: pytest.Mo
     assert agent.read_cgroup_cores() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"NO_SUCH_PROPERTY": "1"}, {"INFERENCE_PRECISION_HINT": "f33"}])
 def test_a_property_that_openvino_does_not_know_is_no_fault_of_the_model(
     options: dict[str, str],

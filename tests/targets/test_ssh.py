@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mbdeploy.errors import MbdeployError, OutputError, StepError, UnavailableError, UsageError
-from mbdeploy.targets import Job, Session, open_target, parse_provider
+from mbdeploy.targets import Job, Session, find_device, open_target, parse_provider
 from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
-from mbdeploy.targets.ssh import REMOTE, open_ssh
+from mbdeploy.targets.ssh import REMOTE, name_device, open_ssh
 
 CPU = "CPUExecutionProvider"
 
@@ -250,3 +250,27 @@ def test_a_board_that_stops_talking_is_left(job: Job, fake_ssh: Callable[..., Pa
     error = refuse(open_ssh("board", silence_s=0.5), job)
     assert isinstance(error, StepError)
     assert "TRANSPORT while sending the job: nothing came for 0.5 s" in error.found
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "name"),
+    [
+        ("board1", "", "dev_board1"),
+        ("Board1", "", "dev_board1"),
+        ("10.0.0.5", "2222", "dev_10_0_0_5_2222_64a7b7c0"),
+        ("pi-4", "", "dev_pi_4_cc8c639c"),
+        ("pi_4", "", "dev_pi_4"),
+        ("::1", "", "dev_1_eff8e7ca"),
+    ],
+)
+def test_the_name_of_a_board_is_a_word_and_no_two_boards_share_it(host: str, port: str, name: str) -> None:
+    assert name_device(host, port) == name
+
+
+def test_a_provider_on_a_board_has_its_name_whoever_logs_in_and_others_have_none(
+    fake_ssh: Callable[..., Path],
+) -> None:
+    words = ("arm@ssh:pi@board1", "cpu@ssh:board1", "cpu@ssh:board1:22", "cpu")
+    names = [find_device(parse_provider(word)) for word in words]
+    assert names[:2] == ["dev_board1"] * 2
+    assert names[2].startswith("dev_board1_22_") and names[3] == ""
