@@ -93,13 +93,15 @@ def run(
             raise UsageError(
                 where=name, expected=f"a stage ({', '.join(STAGES)})", found="no such stage", todo="name one of these"
             )
+    from mbdeploy.data import find_data
+
     described = load_card(card)
     steps = _list_steps(
         card,
         output,
         export={"exporter": exporter, "opset": opset, "trust": trust},
         quantize={
-            "calibration": calibration or described.quantization.calibration,
+            "calibration": calibration or find_data(described.quantization.calibration, Path(described.path).parent),
             "recipe": recipe or described.quantization.recipe,
             "without": tuple(without),
             "keep_float": tuple(keep_float) or described.quantization.keep_float,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import sys
@@ -63,11 +64,34 @@ def make_photos() -> Callable[..., None]:
     return write_photos
 
 
+@pytest.fixture(scope="session")
+def make_onnx_card() -> Callable[..., Path]:
+    """Write a card whose network is an ONNX file, so that no test has to wait for torch: see ``write_onnx_card``."""
+    return write_onnx_card
+
+
 @pytest.fixture
 def real_openvino() -> None:
     """Skip where OpenVINO is not installed."""
     if importlib.util.find_spec("openvino") is None:
         pytest.skip("needs OpenVINO: pip install 'mbdeploy[openvino]'")
+
+
+def write_onnx_card(folder: Path, name: str = "tiny", more: str = "") -> Path:
+    """NAME.toml in ``folder``, with NAME.onnx (about a millisecond) and ./photos beside it; ``more`` ends the card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "photos").is_dir():
+        write_photos(folder / "photos", count=3)
+    network = build_conv_model(seed=len(name), size=96, width=32).SerializeToString(deterministic=True)
+    (folder / f"{name}.onnx").write_bytes(network)
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f'name = "{name}"\nsummary = "for this test"\n'
+        f'weights = {{ file = "{name}.onnx", sha256 = "{hashlib.sha256(network).hexdigest()}" }}\n'
+        "preprocess = { size = 96 }\n"
+        'quantization = { calibration = "./photos", num_calibration_samples = 3, recipe = "portable" }\n' + more
+    )
+    return path
 
 
 def build_conv_model(

@@ -60,7 +60,7 @@ for turn in range({turns}):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("turns", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("turns", [10, pytest.param(100, marks=pytest.mark.sweep)])
 @pytest.mark.parametrize("guard", ["with artifact.lock_folder(folder, wait_s=300):", "if True:"])
 def test_eight_writers_on_one_folder_tear_nothing(tmp_path: Path, turns: int, guard: str) -> None:
     """With the lock every sidecar is its file's; without it one may be another writer's, and then nothing is fresh."""

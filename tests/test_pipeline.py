@@ -8,25 +8,12 @@ from mbdeploy import artifact
 from mbdeploy.errors import CardError, OutputError, UsageError
 from mbdeploy.pipeline import STAGES, run
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-CARD = """
-name = "tiny"
-summary = "for this test"
-net = "mobilenet_v1"
-args = { alpha = 0.25 }
-weights = { seed = 0 }
-preprocess = { size = 64 }
-quantization = { calibration = "photos", num_calibration_samples = 4, recipe = "portable" }
-[budgets]
-int8_sqnr_db = 8.0
-"""
-
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, make_onnx_card):
     folder = tmp_path_factory.mktemp("run")
-    (folder / "tiny.toml").write_text(CARD)
-    return folder / "out", run(str(folder / "tiny.toml"), output=folder / "out", min_duration=0.05)
+    card = make_onnx_card(folder)
+    return folder / "out", run(str(card), output=folder / "out", min_duration=0.05)
 
 
 def repeat(folder, **options):

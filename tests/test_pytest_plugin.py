@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
@@ -150,11 +151,10 @@ def test_the_plugin_loads_nothing_heavy() -> None:
 
 @pytest.mark.slow
 def test_a_real_card_passes_with_two_workers_that_do_not_do_it_twice(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(check.__file__).parents[2]))
-    folder = pytester.mkdir("models")
-    (folder / "tiny.toml").write_text(CARD)
+    make_onnx_card(pytester.path / "models", more="[budgets]\nint8_sqnr_db = 5.0\n")
     workers = ("-n", "2") if util.find_spec("xdist") else ()
     args = ("models", "--mbdeploy-provider", "cpu", "-W", "error", "-v", *PLUGIN, *workers)
     result = pytester.runpytest_subprocess(*args)

@@ -150,7 +150,10 @@ seed = click.option("--seed", type=click.IntRange(0, 2**63 - 1), show_default="0
 trust = click.option("--trust", is_flag=True, default=None, help="Allow Python code that the source names to run.")
 warmup = click.option("--warmup", type=click.IntRange(0, 1_000_000), help="Untimed runs.  [default: until steady]")
 min_duration = click.option(
-    "--min-duration", type=click.FloatRange(0.01, 3600), show_default="2.0", help="Seconds to time each model."
+    "--min-duration",
+    type=click.FloatRange(0.01, 3600),
+    show_default="2.0",
+    help="Seconds to time each model, or 10,000 rounds.",
 )
 max_duration = click.option(
     "--max-duration",

@@ -4,12 +4,14 @@ from mbdeploy.data.batches import Batch, load_arrays, load_batches
 from mbdeploy.data.images import prepare_image
 from mbdeploy.data.presets import load_labels, resolve_preprocess
 from mbdeploy.data.samples import Dataset, Sample
-from mbdeploy.data.sources import open_dataset
+from mbdeploy.data.sources import find_data, is_manifest, open_dataset
 
 __all__ = [
     "Batch",
     "Dataset",
     "Sample",
+    "find_data",
+    "is_manifest",
     "load_arrays",
     "load_batches",
     "load_labels",

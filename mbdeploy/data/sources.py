@@ -75,6 +75,21 @@ def open_dataset(
     return Dataset(name=name, source=str(source), samples=chosen, licence=licence)
 
 
+def find_data(source: str | Path, card_dir: Path) -> str:
+    """The word for what a card in ``card_dir`` names, as it is found from anywhere: a manifest's name, or a path.
+
+    Raises:
+        DataError: nothing of that name.
+    """
+    path = _find(source, card_dir)
+    return str(source) if is_manifest(source) else str(path)
+
+
+def is_manifest(source: str | Path) -> bool:
+    """Whether a word is the name of a manifest; then no file of that name is meant."""
+    return str(source) in {path.stem for path in assets.list_assets("calibration", ".toml")}
+
+
 def _find(source: str | Path, card_dir: Path | None) -> Path:
     text = str(source)
     manifests = {path.stem: path for path in assets.list_assets("calibration", ".toml")}

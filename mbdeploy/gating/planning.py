@@ -56,7 +56,7 @@ def plan_make(shared: Shared, card: ModelCard) -> Work:
     """
     words = [word for word in (*shared.real, *shared.emulated) if word not in shared.boards]
     told = {"ignore": list(shared.ignore), "trust": shared.trust}
-    images = open_dataset(card.quantization.calibration, split="calibrate")
+    images = open_dataset(card.quantization.calibration, split="calibrate", card_dir=Path(card.path).parent)
     made_from = {
         "export": export.plan(card.path, exporter="dynamo", opset=None, trust=shared.trust).key,
         "calibration": images.digest(),

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy.card import ModelCard, Weights, card_digest, load_card
+from mbdeploy.data import is_manifest
 from mbdeploy.errors import UsageError
 
 
@@ -68,7 +69,7 @@ def _derive(card: ModelCard, alpha: float | None, size: int | None) -> ModelCard
     if weights.file is not None and weights.package is None:
         weights = msgspec.structs.replace(weights, file=str((beside / weights.file).resolve()))
     quantization = card.quantization
-    if (beside / quantization.calibration).exists():
+    if not is_manifest(quantization.calibration) and (beside / quantization.calibration).exists():
         place = str((beside / quantization.calibration).resolve())
         quantization = msgspec.structs.replace(quantization, calibration=place)
     parts = [card.name, *([f"a{alpha:g}"] if alpha is not None else []), *([f"r{size}"] if size is not None else [])]

@@ -56,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     warmup: int | None = None
     min_duration_s: float = 2.0
     min_rounds: int = 30
-    max_rounds: int = 100_000
+    max_rounds: int = 10_000
     wall_s: float = 3600.0
 
 

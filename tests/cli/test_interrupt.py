@@ -83,12 +83,12 @@ def start_run(card: Path, output: Path) -> subprocess.Popen[str]:
     ],
 )
 def test_a_signal_in_any_stage_leaves_no_child_no_half_file_and_a_run_that_goes_on(
-    tmp_path: Path, tiny_card: Path, number: signal.Signals, code: int, word: str
+    tmp_path: Path, make_onnx_card: Callable[..., Path], number: signal.Signals, code: int, word: str
 ) -> None:
     """One run after another, each ended in the next stage; the last one completes."""
-    output = tmp_path / "out"
+    card, output = make_onnx_card(tmp_path), tmp_path / "out"
     for place, stage in enumerate(STAGES[:-1]):  # the report is made in this process, in less time than a signal takes
-        process = start_run(tiny_card, output)
+        process = start_run(card, output)
         assert process.stderr is not None
         try:
             said = [process.stderr.readline() for _ in range(place)]  # a line for each stage that is done
@@ -104,7 +104,7 @@ def test_a_signal_in_any_stage_leaves_no_child_no_half_file_and_a_run_that_goes_
         assert not [path for path in output.rglob("*") if "mbdeploy-tmp" in path.name], stage
         for sidecar in output.rglob("*.json.json"):
             assert artifact.read_sidecar(sidecar.with_suffix("")) is not None
-    process = start_run(tiny_card, output)
+    process = start_run(card, output)
     process.communicate(timeout=300)
     assert process.returncode in (0, 1, 4)  # its weights are not trained: a gate may fail
     assert verify_artifacts(output).holds

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mbdeploy.data import Dataset, Sample, open_dataset
+from mbdeploy.data import Dataset, Sample, find_data, open_dataset
 from mbdeploy.data.samples import take_samples
 from mbdeploy.errors import DataError, UsageError
 
@@ -205,6 +205,8 @@ def test_a_source_of_a_card_is_looked_up_beside_the_card_first(tmp_path: Path, m
     monkeypatch.chdir(tmp_path / "here")
     assert names(open_dataset("images", card_dir=tmp_path / "card")) == ["card.png"]
     assert names(open_dataset("images", card_dir=tmp_path)) == ["here.png"]
+    assert find_data("images", tmp_path / "card") == str(tmp_path / "card" / "images")
+    assert find_data("photos", tmp_path / "card") == "photos"  # a manifest's name is found from anywhere
 
 
 def test_sources_without_splits_give_the_same_samples_for_every_split(tmp_path: Path) -> None:

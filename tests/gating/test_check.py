@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,11 @@ def test_options_that_an_update_does_not_have_are_refused(card: ModelCard) -> No
 
 @pytest.mark.slow
 def test_a_failure_is_traced_to_the_budget_s_line_and_all_is_fresh_when_versions_are_compared(
-    card: ModelCard, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
 ) -> None:
     monkeypatch.setattr(versions, "bench", functools.partial(bench, processes=1))
-    Path(card.path).write_text(CARD.replace("= 5.0", "= 90.0"))
+    monkeypatch.chdir(tmp_path)
+    card = make_onnx_card(tmp_path / "models", more="[budgets]\nint8_sqnr_db = 90.0\n")
     words = ("check", "--min-duration", "0.05", "--format", "json")
     first = run_command(*words, "--sarif", "s.sarif")
     assert first.exit_code == 1, first.stderr
@@ -196,7 +198,7 @@ def test_a_failure_is_traced_to_the_budget_s_line_and_all_is_fresh_when_versions
     assert [gate.rule for gate in result.gates if gate.check.passed is not True] == ["MB402"]
     assert len(result.divergences) == 1
     location = json.loads(Path("s.sarif").read_text())["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
-    assert location["region"]["startLine"] == CARD.splitlines().index("int8_sqnr_db = 5.0") + 1
+    assert location["region"]["startLine"] == card.read_text().splitlines().index("int8_sqnr_db = 90.0") + 1
     again = run_command(*words, "--baseline", "out")
     assert again.stderr.count("(fresh)") == 6
     result = decode_result(again.stdout.encode(), CheckReport).cards[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,9 +316,10 @@ def list_rows(report: CheckReport) -> list[tuple[object, ...]]:
 
 @pytest.mark.slow
 def test_a_check_by_a_worker_is_that_of_one_process_and_leaves_the_same_folder(
-    card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    card = load_card(make_onnx_card(tmp_path / "models", more="[budgets]\nint8_sqnr_db = 5.0\n"))
     given: dict[str, Any] = {"min_duration": 0.05}
     alone = check([card], **given)
     shared = check([card], workers=1, store=Path("store"), **given)

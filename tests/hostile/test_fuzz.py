@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 TARGETS = ("card", "sidecar", "preflight", "archive", "metadata")
-_SECONDS = 4
+_SECONDS = 2
 
 
 @pytest.mark.parametrize("name", TARGETS)

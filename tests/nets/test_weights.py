@@ -53,8 +53,12 @@ def test_a_seed_always_gives_the_same_weights_and_leaves_the_random_state_alone(
     first = load_network(make_card(tmp_path)).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.manual_seed(77)
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    again = load_network(make_card(tmp_path)).state_dict()
+    try:
+        again = load_network(make_card(tmp_path)).state_dict()
+    finally:
+        torch.set_num_threads(threads)
     assert all(torch.equal(first[key], again[key]) for key in first)
     other = load_network(make_card(tmp_path, weights=Weights(seed=1))).state_dict()
     assert not torch.equal(first["stages.0.0.conv.weight"], other["stages.0.0.conv.weight"])

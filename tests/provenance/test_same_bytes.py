@@ -68,7 +68,7 @@ def read_plain(path: Path, name: str) -> Any:
     return path.read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_the_same_inputs_give_the_same_bytes_in_another_place_and_another_environment(
     tmp_path: Path, photo_folder: Path
 ) -> None:

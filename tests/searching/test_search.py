@@ -229,7 +229,7 @@ def test_times_under_emulation_are_refused(card: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_search_over_a_real_card_ends_with_a_measured_file(card: str, tmp_path: Path) -> None:
     Path(card).write_text(CARD.format(weights="{ seed = 0 }"))
     report = search(

@@ -204,7 +204,10 @@ def test_a_model_that_fell_back_is_labelled_in_the_report_and_its_table(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "shard_size"), [(1, 32), (2, 64), (2, 96)])
+@pytest.mark.parametrize(
+    ("workers", "shard_size"),
+    [(2, 64), *(pytest.param(*case, marks=pytest.mark.sweep) for case in ((1, 32), (2, 96)))],
+)
 def test_workers_give_the_report_of_one_process_to_the_last_bit_whatever_the_shards(
     write_mean_model: Write, tmp_path: Path, workers: int, shard_size: int
 ) -> None:

@@ -19,7 +19,7 @@ args = { alpha = 0.5 }
 weights = { file = "mine.safetensors", sha256 = "00" }
 preprocess = { size = 128, resize = 146 }
 labels = { background = true }
-quantization = { calibration = "photos", num_calibration_samples = 3 }
+quantization = { calibration = "./photos", num_calibration_samples = 3 }
 """
 
 

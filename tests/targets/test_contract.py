@@ -24,6 +24,8 @@ def answer_mean(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
 REAL = ["local", "openvino", pytest.param("ssh", marks=pytest.mark.ssh)]
 #: The emulated CPU without VNNI waits for the sweep: test_qemu.py looks at it, too.
 EMULATED = {"qemu": [pytest.mark.emulation, pytest.mark.sweep], "arm": [pytest.mark.emulation, pytest.mark.slow]}
+#: Where one look at each emulated CPU is enough for a pull request.
+AT_NIGHT = [*REAL, "fake", *(pytest.param(name, marks=EMULATED["qemu"]) for name in EMULATED)]
 
 
 @pytest.fixture(params=[*REAL, "fake", *(pytest.param(name, marks=marks) for name, marks in EMULATED.items())])
@@ -56,6 +58,7 @@ def make_session(provider: Provider) -> MakeSession:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("provider", AT_NIGHT, indirect=True)
 def test_a_probe_describes_the_machine_and_its_providers(target: Target, provider: Provider) -> None:
     answer = target.run(Job(kind="probe"))
     assert answer.sessions == ()
@@ -106,6 +109,7 @@ def test_a_graph_that_no_runtime_knows_is_rejected(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("provider", AT_NIGHT, indirect=True)
 def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answer(
     target: Target, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:
@@ -119,6 +123,7 @@ def test_a_provider_that_is_not_there_is_unavailable_and_never_another_ones_answ
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("provider", AT_NIGHT, indirect=True)
 @pytest.mark.parametrize("kind", ["bench", "memory"])
 def test_times_exist_only_where_the_cpu_is_real(
     target: Target, make_session: MakeSession, kind: str, make_mean_model: Callable[..., Path], images: np.ndarray
@@ -139,6 +144,7 @@ def test_times_exist_only_where_the_cpu_is_real(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("provider", AT_NIGHT, indirect=True)
 def test_progress_ends_at_its_total(target: Target, make_mean_model: Callable[..., Path], images: np.ndarray) -> None:
     seen: list[tuple[str, int, int]] = []
     session = Session(model=make_mean_model(), provider=CPU)

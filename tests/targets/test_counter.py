@@ -64,7 +64,7 @@ def test_a_qemu_without_plugins_is_named(target: ProcessTarget, tmp_path: Path) 
 
 
 @pytest.mark.emulation
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_twice_the_multiplications_are_more_instructions_on_each_of_three_runs(
     real_arm: None, write_model: Callable[..., Path]
 ) -> None:

@@ -195,7 +195,10 @@ def test_an_emulated_haswell_clips_the_products_that_the_same_file_in_float_does
 
 @pytest.mark.emulation
 @pytest.mark.slow
-@pytest.mark.parametrize(("cpu", "isa"), [("cortex-a53", ("neon",)), ("cortex-a76", ("neon", "asimddp"))])
+@pytest.mark.parametrize(
+    ("cpu", "isa"),
+    [("cortex-a53", ("neon",)), pytest.param("cortex-a76", ("neon", "asimddp"), marks=pytest.mark.sweep)],
+)
 def test_an_emulated_arm_cpu_clips_nothing_with_and_without_dot_products(
     real_arm: None, clipping_model: Path, cpu: str, isa: tuple[str, ...]
 ) -> None:

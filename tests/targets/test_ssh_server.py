@@ -35,7 +35,7 @@ def job(make_mean_model: Callable[..., Path], images: np.ndarray) -> Job:
 @pytest.fixture
 def endless(job: Job) -> Job:
     """A bench that goes on until it is stopped."""
-    return msgspec.structs.replace(job, kind="bench", batch_size=1, warmup=0, min_duration_s=3600.0)
+    return msgspec.structs.replace(job, kind="bench", batch_size=1, warmup=0, min_duration_s=3600.0, max_rounds=1 << 40)
 
 
 def refuse(target: BoardTarget, job: Job) -> MbdeployError:
@@ -221,7 +221,7 @@ def test_who_measures_waits_for_who_measures(endless: Job, board: Board) -> None
 
 
 @pytest.mark.emulation
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_an_emulated_arm_board_answers_by_ssh(job: Job, board: Board, images: np.ndarray, real_arm: None) -> None:
     emulated = open_target(parse_provider("arm@qemu:cortex-a53"))
     board.set_python(f'exec {" ".join(emulated.command)} "$@"')  # type: ignore[attr-defined]
