@@ -10,6 +10,7 @@ import msgspec
 from mbdeploy.card import ModelCard
 from mbdeploy.derive import choose_clock, read_times
 from mbdeploy.estimate import Interval, estimate_ratio
+from mbdeploy.pareto import is_beaten
 from mbdeploy.results import BenchRun
 from mbdeploy.searching.asked import Asked
 from mbdeploy.searching.jobs import Profiled
@@ -80,15 +81,10 @@ def make_row(
 def mark_front(rows: Sequence[Found]) -> list[Found]:
     """The rows, each told whether no other is at least as good and as fast, and better in one."""
 
-    def cost(row: Found) -> tuple[float, float]:
-        return (-row.quality, row.latency.value)
-
-    def is_beaten(row: Found) -> bool:
-        own = cost(row)
-        rivals = (cost(one) for one in rows)
-        return any(rival != own and rival[0] <= own[0] and rival[1] <= own[1] for rival in rivals)
-
-    return [msgspec.structs.replace(row, on_front=not is_beaten(row)) for row in rows]
+    costs = [(-row.quality, row.latency.value) for row in rows]
+    return [
+        msgspec.structs.replace(row, on_front=not is_beaten(own, costs)) for row, own in zip(rows, costs, strict=True)
+    ]
 
 
 def choose_row(rows: Sequence[Found], target_ns: float) -> tuple[int | None, str]:
