@@ -11,7 +11,7 @@ from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import EXIT_OK, UsageError
 
 
-@click.group("targets")
+@click.group("targets", no_args_is_help=False)
 @options.words
 def command() -> None:
     """Show where models can run, or make a target that is missing."""

@@ -150,3 +150,10 @@ def test_a_terminal_without_unicode_is_no_reason_to_stop() -> None:
     )
     assert done.returncode == errors.EXIT_BAD_INPUT
     assert done.stderr.startswith(rb"error: \u6a21\u578b: expected a card's name")
+
+
+@pytest.mark.parametrize("group", ["history", "targets"])
+def test_a_group_without_a_command_is_refused_in_one_line(group: str) -> None:
+    result = CliRunner().invoke(program, [group])
+    assert result.exit_code == errors.EXIT_BAD_INPUT
+    assert result.stderr.splitlines()[-1] == "error: Missing command."
