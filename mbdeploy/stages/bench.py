@@ -15,6 +15,7 @@ from mbdeploy.stages.bench_runs import Entry, Plan, check_batch, check_numbers, 
 from mbdeploy.stages.placement import check_rules, parse_rules
 from mbdeploy.stages.subject import choose_spinning, list_tools, plan_session, read_subjects
 from mbdeploy.targets import open_target, parse_provider
+from mbdeploy.targets.host import identify_machine
 from mbdeploy.targets.job import refuse_emulated_times
 
 
@@ -142,6 +143,7 @@ def plan(
     return Provenance(
         stage="bench",
         params={
+            "host": identify_machine(),
             "providers": list(providers),
             "threads": list_numbers(threads),
             "batch_size": list_numbers(batch_size),

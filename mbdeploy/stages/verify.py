@@ -29,6 +29,7 @@ from mbdeploy.stages.subject import (
     read_subjects,
 )
 from mbdeploy.targets import Answer, Job, Provider, Ran, Target, open_target, parse_provider
+from mbdeploy.targets.host import identify_machine
 
 
 def verify(
@@ -147,6 +148,7 @@ def plan(
     return Provenance(
         stage="verify",
         params={
+            "host": identify_machine(),
             "preprocess": preprocess,
             "num_samples": num_samples,
             "providers": list(providers),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mbdeploy.results import Host
@@ -60,6 +63,18 @@ def describe_host(facts: Mapping[str, Any], emulator: str | None = None) -> Host
         providers=tuple(facts["providers"]),
         emulator=emulator,
     )
+
+
+def identify_machine() -> dict[str, Any]:
+    """What measurements on this machine depend on: results that were taken on another one are not fresh here."""
+    cpuinfo = Path("/proc/cpuinfo")
+    fields = _read_fields(cpuinfo.read_text(encoding="utf-8").partition("\n\n")[0]) if cpuinfo.is_file() else {}
+    return {
+        "machine": platform.machine(),
+        "cpu": _name_cpu(fields) or platform.processor(),
+        "isa": list(_list_flags(fields)),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
 
 
 def _read_fields(cpuinfo: str) -> dict[str, str]:

@@ -266,7 +266,7 @@ def test_inputs_that_do_not_fit_and_models_that_do_not_load_are_errors(
 
 
 def test_the_freshness_key_follows_files_and_options(
-    write_mean_model: Write, mean_golden: Path, photo_folder: Path
+    write_mean_model: Write, mean_golden: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_mean_model()
     key = plan([model]).key
@@ -276,3 +276,6 @@ def test_the_freshness_key_follows_files_and_options(
     assert plan([model], processes=1).key != key
     assert plan([model], inputs=photo_folder).key != key
     assert plan([model, write_mean_model("int8.onnx")]).key != key
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("mbdeploy.stages.bench.identify_machine", lambda: {"cpu": "another one"})
+        assert plan([model]).key != key

@@ -235,11 +235,16 @@ def test_golden_that_does_not_fit_the_model_is_refused(
         verify([write_mean_model()], golden=tmp_path / "two.npz")
 
 
-def test_the_freshness_key_follows_files_and_options(write_mean_model: Write, mean_golden: Path) -> None:
+def test_the_freshness_key_follows_files_and_options(
+    write_mean_model: Write, mean_golden: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = write_mean_model()
     key = plan([model]).key
     assert plan([model], golden=mean_golden).key == key
     assert plan([model], threads=2).key != key
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("mbdeploy.stages.verify.identify_machine", lambda: {"cpu": "another one"})
+        assert plan([model]).key != key
     assert plan([model], budgets=Budgets(export_max_abs=1)).key != key
     write_mean_model(factor=3)
     assert plan([model]).key != key

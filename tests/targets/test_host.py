@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mbdeploy.targets import agent
-from mbdeploy.targets.host import describe_host
+from mbdeploy.targets.host import describe_host, identify_machine
 
 
 def make_facts(**changed: Any) -> dict[str, Any]:
@@ -73,3 +73,11 @@ def test_cpuid_and_cpuinfo_agree_on_a_real_cpu() -> None:
     # The kernel may hide what it does not support; it never shows what the CPU lacks.
     assert set(from_cpuinfo) <= set(from_cpuid)
     assert "sse4.1" in from_cpuid
+
+
+def test_this_machine_is_known_by_what_its_results_depend_on() -> None:
+    found = identify_machine()
+    assert found == identify_machine()
+    assert found["machine"] == platform.machine() and found["cores"] >= 1
+    facts = make_facts(cpuinfo=agent.read_text("/proc/cpuinfo").split("\n\n")[0])
+    assert tuple(found["isa"]) == describe_host(facts).isa
