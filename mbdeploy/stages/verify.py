@@ -141,8 +141,8 @@ def plan(
     for role, path in (("golden", beside), ("reference", reference)):
         if path is not None:
             parents[role] = artifact.digest_file(path)
-    for path in list_origins(models, reference) if layers else ():
-        parents[f"origin {path}"] = artifact.digest_file(path)
+    for index, path in enumerate(list_origins(models, reference) if layers else ()):
+        parents[f"origin {index}"] = artifact.digest_file(path)
     if data is not None:
         parents["data"] = open_dataset(data, split="check", limit=num_samples).digest()
     return Provenance(
