@@ -83,11 +83,11 @@ def compare_series(run: BenchRun, index: int, clock: Clock | None = None) -> Int
     )
 
 
-def estimate_time(run: BenchRun, index: int, clock: Clock | None = None) -> Interval:
-    """The typical time of series ``index`` in ms: what ``compare_series`` does, against one millisecond."""
+def estimate_time(run: BenchRun, index: int, clock: Clock | None = None, *, unit_ns: float = 1e6) -> Interval:
+    """The typical time of series ``index`` in units of ``unit_ns`` (ms): ``compare_series`` against one unit."""
     series = run.series[index]
     times = read_times(series, clock or choose_clock(run))
-    return estimate_ratio([1e6] * len(times), times, processes=series.process or None, seed=run.seed)
+    return estimate_ratio([unit_ns] * len(times), times, processes=series.process or None, seed=run.seed)
 
 
 def is_decided(run: BenchRun) -> bool:

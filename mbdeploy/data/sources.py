@@ -81,8 +81,7 @@ def find_data(source: str | Path, card_dir: Path) -> str:
     Raises:
         DataError: nothing of that name.
     """
-    path = _find(source, card_dir)
-    return str(source) if is_manifest(source) else str(path)
+    return str(source) if is_manifest(source) else str(_find(source, card_dir))
 
 
 def is_manifest(source: str | Path) -> bool:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mbdeploy.card import ModelCard
-from mbdeploy.derive import choose_clock, read_times
-from mbdeploy.estimate import Interval, estimate_ratio
+from mbdeploy.derive import choose_clock, estimate_time
 from mbdeploy.pareto import is_beaten
 from mbdeploy.results import BenchRun
 from mbdeploy.searching.asked import Asked
@@ -28,20 +27,13 @@ def read_quality(made: Made, quality: Quality) -> float:
     return float(1 / (1 + math.pow(10, -made.sqnr_db / 10)))
 
 
-def estimate_latency(run: BenchRun, index: int) -> Interval:
-    """The time of series ``index`` for one image, in ns, with its interval: as ratios have theirs, over processes."""
-    series = run.series[index]
-    times = read_times(series, choose_clock(run))
-    return estimate_ratio([1.0] * len(times), times, processes=series.process or None, seed=run.seed)
-
-
 def describe_measured(name: str, profiled: Profiled, run: BenchRun, number: int) -> Measured:
     """File ``number`` of a variant that was timed and profiled, as the predictor takes it."""
     profile = profiled.files[number] if profiled.files else None
     return Measured(
         name=name,
         layers=profiled.layers,
-        latency_ns=estimate_latency(run, number).value,
+        latency_ns=estimate_time(run, number, unit_ns=1.0).value,
         layers_us=profile.layers_us if profile else None,
         profile_us=profile.run_us if profile else 0.0,
     )
@@ -57,7 +49,7 @@ def make_row(
     keep_float: tuple[str, ...],
 ) -> Found:
     """Series ``index`` of a run as a result; a file that nothing was predicted for is a mix."""
-    latency, quality = estimate_latency(run, index), read_quality(made, asked.quality)
+    latency, quality = estimate_time(run, index, unit_ns=1.0), read_quality(made, asked.quality)
     return Found(
         variant=card.name,
         alpha=read_alpha(card),

@@ -17,7 +17,7 @@ from mbdeploy.stages.bench_explain import explain
 from mbdeploy.stages.evaluate import evaluate
 from mbdeploy.stages.inspect import inspect
 from mbdeploy.stages.verify import verify
-from mbdeploy.sweeping.jobs import Made
+from mbdeploy.sweeping.jobs import WAIT_S, Made, is_as_run
 from mbdeploy.timing.layers import sum_us
 from mbdeploy.tradeoff import quantize_within
 from mbdeploy.watch import Limits
@@ -74,7 +74,7 @@ def profile_variant(request: dict[str, Any], on_progress: Progress) -> Profiled:
     """
     files = []
     for path, sha256 in zip(request["models"], request["digests"], strict=True):
-        _check_digest(Path(path), sha256)
+        artifact.check_digest(ModelError, path, artifact.digest_file(Path(path)), sha256)
         if request["profile"] is not None:
             explained = explain([Path(path)], roofline=False, on_progress=on_progress, **request["profile"]).models[0]
             layers_us = {row.layer: row.us for row in explained.layers if row.layer}
@@ -85,8 +85,8 @@ def profile_variant(request: dict[str, Any], on_progress: Progress) -> Profiled:
 def mix_variant(request: dict[str, Any], on_progress: Progress) -> Mixed:
     """Search ``request["model"]`` (float) for the most accurate mix in time, write and judge it beside the model."""
     model, output = Path(request["model"]), Path(request["output"])
-    _check_digest(model, request["sha256"])
-    with artifact.lock_folder(model.parent, wait_s=3600.0):
+    artifact.check_digest(ModelError, model, artifact.digest_file(model), request["sha256"])
+    with artifact.lock_folder(model.parent, wait_s=WAIT_S):
         report = quantize_within(model, output=output, on_progress=on_progress, **request["mix"])
         if report.final is None:
             return Mixed(report=report, made=None)
@@ -94,7 +94,7 @@ def mix_variant(request: dict[str, Any], on_progress: Progress) -> Mixed:
         top1 = None
         if request["data"] is not None:
             top1 = estimate_accuracy(evaluate([output], on_progress=on_progress, **request["data"]), 0)
-    run = next(row for row in parity.rows if row.mode == "executed" and row.against == "reference")
+    run = next(filter(is_as_run, parity.rows))
     return Mixed(
         report=report,
         made=Made(
@@ -106,8 +106,3 @@ def mix_variant(request: dict[str, Any], on_progress: Progress) -> Mixed:
             top1=top1,
         ),
     )
-
-
-def _check_digest(path: Path, sha256: str) -> None:
-    if artifact.digest_file(path) != sha256:
-        raise ModelError(where=path, expected=f"sha256 {sha256[:12]}…", found="another file", todo="search again")

@@ -10,11 +10,11 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.card import ModelCard
-from mbdeploy.data import open_dataset
 from mbdeploy.executing import Store, Work
 from mbdeploy.executing.worker import read_versions
 from mbdeploy.searching.jobs import Mixed
 from mbdeploy.sweeping.jobs import Built
+from mbdeploy.sweeping.planning import digest_sources
 from mbdeploy.targets import parse_provider
 
 _JOBS = "mbdeploy.searching.jobs"
@@ -82,10 +82,6 @@ def plan_mix(
     model = Path(built.files[0].path)
     given = msgspec.to_builtins(card.quantization)
     mix = {**given, **place, "recipe": recipe, "target_ratio": target_ratio}
-    images = {"calibration": open_dataset(card.quantization.calibration, split="calibrate").digest()}
-    if evaluating is not None:
-        chosen = open_dataset(evaluating["data"], labelled=True, limit=evaluating["limit"], seed=evaluating["seed"])
-        images["data"] = chosen.digest()
     told = {"sha256": built.files[0].sha256, "mix": mix, "data": evaluating}
     output = model.parent / f"{recipe}-mix.onnx"
     return Work(
@@ -94,7 +90,7 @@ def plan_mix(
         request={**told, "model": str(model), "output": str(output)},
         identity={
             **told,
-            "images": images,
+            "images": digest_sources(card, evaluating),
             "device": list(device),
             "output": str(output),
             "versions": read_versions(),
@@ -109,5 +105,5 @@ def forget_lost(kept: Store, work: Work) -> None:
     if done is None:
         return
     made = msgspec.convert(done.value, Mixed, strict=False).made
-    if made is not None and not Built(macs=0, parameters=0, files=(made,)).is_whole():
+    if made is not None and not made.is_whole():
         kept.forget(work.key)

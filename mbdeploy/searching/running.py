@@ -10,11 +10,12 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.card import ModelCard
+from mbdeploy.derive import estimate_time
 from mbdeploy.executing import Executor, Store, Work, submit
 from mbdeploy.isolate import Progress
 from mbdeploy.results import BenchRun
 from mbdeploy.searching.asked import Asked
-from mbdeploy.searching.choosing import describe_measured, estimate_latency, make_row, read_quality
+from mbdeploy.searching.choosing import describe_measured, make_row, read_quality
 from mbdeploy.searching.jobs import Counted, Mixed, Profiled
 from mbdeploy.searching.optimiser import Optimiser
 from mbdeploy.searching.planning import forget_lost, locate_card, plan_counts, plan_mix, plan_profile
@@ -209,7 +210,7 @@ class Run:
     def _know_ns(self, name: str, recipe: str) -> float:
         """The measured time of a file if it was measured, else the predicted one."""
         if name in self._runs:
-            return estimate_latency(self._runs[name], self.asked.precisions.index(recipe)).value
+            return estimate_time(self._runs[name], self.asked.precisions.index(recipe), unit_ns=1.0).value
         return self._predicted[name][recipe]
 
     def _choose_finals(self) -> list[Point]:

@@ -15,13 +15,15 @@ from mbdeploy.derive import estimate_accuracy
 from mbdeploy.errors import ModelError
 from mbdeploy.estimate import Interval
 from mbdeploy.isolate import Progress
+from mbdeploy.results import ParityRow
 from mbdeploy.stages import export, quantize, simplify
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.evaluate import evaluate
 from mbdeploy.stages.inspect import inspect
 from mbdeploy.stages.verify import verify
 
-_WAIT_S = 3600.0
+#: How long an item waits for another one that is at work on the same variant.
+WAIT_S = 3600.0
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +37,10 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     sqnr_db: float
     top1: Interval | None = None
 
+    def is_whole(self) -> bool:
+        """Whether the file is still there and still the same."""
+        return Path(self.path).is_file() and artifact.digest_file(Path(self.path)) == self.sha256
+
 
 class Built(msgspec.Struct, frozen=True, kw_only=True):
     """A variant's files and its multiply-adds."""
@@ -45,15 +51,13 @@ class Built(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_whole(self) -> bool:
         """Whether the files are still there and still the same."""
-        return all(
-            Path(made.path).is_file() and artifact.digest_file(Path(made.path)) == made.sha256 for made in self.files
-        )
+        return all(made.is_whole() for made in self.files)
 
 
 def build_variant(request: dict[str, Any], on_progress: Progress) -> Built:
     """Export, simplify and quantize ``request["card"]`` into ``request["folder"]``; what is fresh there is kept."""
     folder, card = Path(request["folder"]), load_card(request["card"])
-    with artifact.lock_folder(folder, wait_s=_WAIT_S):
+    with artifact.lock_folder(folder, wait_s=WAIT_S):
         fp32, simplified, golden = (folder / name for name in ("fp32.onnx", "simplified.onnx", "golden.npz"))
         _make(
             (fp32, golden),
@@ -75,7 +79,7 @@ def build_variant(request: dict[str, Any], on_progress: Progress) -> Built:
         if request["data"] is not None:
             report = evaluate(list(paths.values()), on_progress=on_progress, **request["data"])
             top1 = {recipe: estimate_accuracy(report, index) for index, recipe in enumerate(paths)}
-    sqnr = {row.model.sha256: row.metrics.sqnr_db for row in reversed(parity.rows) if _is_as_run(row)}
+    sqnr = {row.model.sha256: row.metrics.sqnr_db for row in reversed(parity.rows) if is_as_run(row)}
     made = []
     for recipe, path in paths.items():
         sha256 = artifact.digest_file(path)
@@ -114,5 +118,6 @@ def _make(outputs: tuple[Path, ...], provenance: Provenance, work: Callable[[], 
         work()
 
 
-def _is_as_run(row: Any) -> bool:
-    return bool(row.mode == "executed" and row.against == "reference")
+def is_as_run(row: ParityRow) -> bool:
+    """Whether a row is of the file as it runs, against the golden outputs."""
+    return row.mode == "executed" and row.against == "reference"

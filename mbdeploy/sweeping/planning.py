@@ -27,10 +27,6 @@ def plan_build(card: ModelCard, output: Path, recipes: Sequence[str], evaluating
     folder = locate(output, card)
     given = msgspec.to_builtins(card.quantization)
     given.pop("recipe")
-    images = {"calibration": open_dataset(card.quantization.calibration, split="calibrate").digest()}
-    if evaluating is not None and card.weights.trained:
-        chosen = open_dataset(evaluating["data"], labelled=True, limit=evaluating["limit"], seed=evaluating["seed"])
-        images["data"] = chosen.digest()
     told = {"recipes": list(recipes), "quantize": given, "data": evaluating if card.weights.trained else None}
     return Work(
         name=card.name,
@@ -39,11 +35,20 @@ def plan_build(card: ModelCard, output: Path, recipes: Sequence[str], evaluating
         identity={
             **told,
             "card": card_digest(card),
-            "images": images,
+            "images": digest_sources(card, told["data"]),
             "folder": str(folder),
             "versions": {**read_versions(), **artifact.read_tools("torch", "onnxscript", "onnxsim")},
         },
     )
+
+
+def digest_sources(card: ModelCard, evaluating: dict[str, Any] | None) -> dict[str, str]:
+    """The images that a card is calibrated with, and those that its files are judged by, if they are."""
+    images = {"calibration": open_dataset(card.quantization.calibration, split="calibrate").digest()}
+    if evaluating is not None:
+        chosen = open_dataset(evaluating["data"], labelled=True, limit=evaluating["limit"], seed=evaluating["seed"])
+        images["data"] = chosen.digest()
+    return images
 
 
 def plan_time(card: ModelCard, built: Built, bench: dict[str, Any], device: Sequence[str]) -> Work:

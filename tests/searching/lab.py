@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from hosts import HOST
 from law import make_network, take_ns
 
 from mbdeploy import artifact
@@ -14,22 +15,10 @@ from mbdeploy.card import load_card
 from mbdeploy.estimate import Interval
 from mbdeploy.executing import Done, Work
 from mbdeploy.mixing.report import Goals, Mix, MixReport
-from mbdeploy.results import BenchRun, Host, ModelRef, Placement, Series, encode_result
+from mbdeploy.results import BenchRun, ModelRef, Placement, Series, encode_result
 from mbdeploy.searching.jobs import Counted, Mixed, Profile, Profiled
 from mbdeploy.sweeping.jobs import Built, Made
 
-HOST = Host(
-    machine="m",
-    system="s",
-    cpu="c",
-    isa=(),
-    cores=1,
-    affinity=1,
-    cgroup_cores=None,
-    memory_bytes=1,
-    versions={},
-    providers=(),
-)
 #: The share of FP32's time that other files take.
 _SHARES = {"fp32": 1.0, "portable": 0.5, "portable-mix": 0.4}
 
