@@ -15,7 +15,7 @@ from mbdeploy.executing.worker import read_versions
 from mbdeploy.searching.jobs import Mixed
 from mbdeploy.sweeping.jobs import Built
 from mbdeploy.sweeping.planning import digest_sources
-from mbdeploy.targets import parse_provider
+from mbdeploy.targets import find_device, parse_provider
 
 _JOBS = "mbdeploy.searching.jobs"
 #: Networks that one worker counts in a child: torch is loaded once for them.
@@ -59,6 +59,7 @@ def plan_profile(card: ModelCard, built: Built, provider: str, threads: int, dev
         function=f"{_JOBS}:profile_variant",
         request={"models": [made.path for made in built.files], "digests": digests, "profile": profile},
         identity={"digests": digests, "profile": profile, "device": list(device), "versions": read_versions()},
+        device=find_device(parse_provider(provider)),
         exclusive=True,
     )
 
@@ -95,6 +96,7 @@ def plan_mix(
             "output": str(output),
             "versions": read_versions(),
         },
+        device=find_device(parse_provider(place["provider"])),
         exclusive=True,
     )
 
