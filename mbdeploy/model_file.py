@@ -73,6 +73,15 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
+def list_readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, in the order of the graph; one that reads it twice is there twice."""
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
 def read_signature(model: onnx.ModelProto, where: object = "") -> Signature:
     """The model's image input and its outputs.
 

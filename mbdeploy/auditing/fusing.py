@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mbdeploy.auditing.constants import Tensors
 from mbdeploy.auditing.products import Product, Reading
+from mbdeploy.model_file import list_readers
 
 _TOKEN = re.compile(r"_token_\d+$")
 _FLOAT = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "ConvTranspose"}
@@ -116,10 +117,7 @@ def _judge(graph: onnx.GraphProto, times: Counter[str]) -> Fused:
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = list_readers(graph)
     between = [
         node
         for node in graph.node

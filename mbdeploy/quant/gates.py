@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mbdeploy.model_file import list_readers
 from mbdeploy.quant.ranges import ActivationScale
 
 _LEVELS = 255
@@ -49,7 +50,7 @@ def find_gates(model: onnx.ModelProto) -> list[Gate]:
     Then 1 is a whole number of steps, too. Its input is ``alone`` if only HardSigmoids, and products with what they
     make of it, read it: then all that lies below the bend comes to 0 anyway, and needs no levels.
     """
-    readers = _list_readers(model)
+    readers = list_readers(model.graph)
     outputs = {value.name for value in model.graph.output}
     gates = []
     for node in model.graph.node:
@@ -128,7 +129,7 @@ def fold_gates(placed: onnx.ModelProto) -> None:
 def _find_spots(placed: onnx.ModelProto) -> Iterator[_Spot]:
     constants = {tensor.name: tensor for tensor in placed.graph.initializer}
     producers = {name: node for node in placed.graph.node for name in node.output}
-    readers = _list_readers(placed)
+    readers = list_readers(placed.graph)
     for gate in find_gates(placed):
         before, after = producers.get(gate.input), readers.get(gate.output, [])
         if before is None or before.op_type != "DequantizeLinear" or [n.op_type for n in after] != ["QuantizeLinear"]:
@@ -158,11 +159,3 @@ def _read_scale(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
         return None
     scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:3])
     return (float(scale), int(zero)) if scale.size == 1 and zero.dtype == np.uint8 else None
-
-
-def _list_readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import onnx
 
 from mbdeploy.errors import UsageError
+from mbdeploy.model_file import list_readers
 
 _ACTIVATIONS = frozenset("Relu Clip LeakyRelu PRelu HardSigmoid Sigmoid".split())
 
@@ -35,10 +36,7 @@ def add_followers(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
 
     x HardSigmoid(x) and x Sigmoid(x), which make h-swish and SiLU, count as activations.
     """
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = list_readers(model.graph)
     nodes = {node.name: node for node in model.graph.node}
     found: set[str] = set()
     pending = list(names)

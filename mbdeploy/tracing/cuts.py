@@ -11,6 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from mbdeploy.model_file import list_readers
+
 #: Operators that runtimes fuse into the one before: a tensor between the two does not exist as executed.
 _ACTIVATIONS = frozenset("Relu Clip LeakyRelu Sigmoid HardSigmoid HardSwish Tanh".split())
 _LAYERS = frozenset("Conv Gemm MatMul ConvTranspose".split())
@@ -50,15 +52,12 @@ def list_cuts(model: onnx.ModelProto) -> list[Cut]:
     makers = _list_makers(graph)
     inputs = {value.name for value in graph.input}
     quantized = [node.output[0] for node in graph.node if _read_grid(node, constants) and node.input[0] not in inputs]
-    readers: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
+    readers = list_readers(graph)
     floats = [
         node.output[0]
         for node in graph.node
         if node.op_type not in ("Constant", _DEQUANTIZE)
-        and not (len(readers.get(node.output[0], [])) == 1 and readers[node.output[0]][0] in _ACTIVATIONS)
+        and not (len(readers.get(node.output[0], [])) == 1 and readers[node.output[0]][0].op_type in _ACTIVATIONS)
     ]
     places = quantized or floats
     for output in graph.output:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 import onnx
 
-from mbdeploy.model_file import copy_model
+from mbdeploy.model_file import copy_model, list_readers
 from mbdeploy.tracing.cuts import Cut, list_cuts
 
 #: What quantizers leave out where the range of the 8-bit tensor implies it.
@@ -36,7 +36,7 @@ def pair_tensors(quantized: onnx.ModelProto, floats: onnx.ModelProto) -> tuple[l
     cuts = [cut for cut in cuts if not (cut.operator == "Pad" and image.issuperset(cut.sources))]  # 3.
     makers = {name: node for node in quantized.graph.node for name in node.output}
     decoded = {node.input[0]: node.output[0] for node in quantized.graph.node if node.op_type == "DequantizeLinear"}
-    readers = _list_readers(floats)
+    readers = list_readers(floats.graph)
     made = {name for node in floats.graph.node for name in node.output}
     found: dict[str, str] = {}
     for cut in cuts:
@@ -61,14 +61,6 @@ def mark_outputs(model: onnx.ModelProto, pairs: list[Pair]) -> onnx.ModelProto:
         if name not in there:
             marked.graph.output.append(onnx.ValueInfoProto(name=name))  # ONNX Runtime infers their types
     return marked
-
-
-def _list_readers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return readers
 
 
 def _pass_implied(name: str, readers: Mapping[str, list[onnx.NodeProto]], makers: Mapping[str, onnx.NodeProto]) -> str:
