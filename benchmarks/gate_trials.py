@@ -6,6 +6,7 @@ One trial is one `bench` at its defaults, but without rests, over three files: a
 of it (A/A: a FAIL is a false alarm), and a chain of 22 (a FAIL is a find). What 22 over 20 comes to is measured first
 and apart, over 20 processes. Neighbours are processes that keep a core busy each, one with convolutions, the next with
 copies in memory.
+Trials beside other work say so by the system's load over the last minute, which is saved with each.
 The loop's own cost is measured on a stand-in for a session that takes 5 ms.
 """
 
@@ -101,12 +102,13 @@ def run_trial(models: Sequence[Path], images: Path, max_duration: float, seed: i
     [run] = mbdeploy.bench(models, inputs=images, max_duration=max_duration, cool_down=0, seed=seed)
     took_s = time.monotonic() - started
     control, *gates = judge_run(run)
-    return [describe_gate(run, index, gate.passed, control.passed, took_s) for index, gate in enumerate(gates, start=1)]
+    when = {"took_s": round(took_s, 1), "load": round(os.getloadavg()[0], 2)}
+    return [
+        {**describe_gate(run, index, gate.passed, control.passed), **when} for index, gate in enumerate(gates, start=1)
+    ]
 
 
-def describe_gate(
-    run: BenchRun, index: int, passed: bool | None, control: bool | None, took_s: float
-) -> dict[str, Any]:
+def describe_gate(run: BenchRun, index: int, passed: bool | None, control: bool | None) -> dict[str, Any]:
     ratio = compare_series(run, index)
     return {
         "ratio": [round(bound, 5) for bound in (ratio.value, ratio.low, ratio.high)],
@@ -115,7 +117,6 @@ def describe_gate(
         "width": (ratio.high - ratio.low) / ratio.value,
         "processes": max(run.series[0].process) + 1,
         "pairs": ratio.n,
-        "took_s": round(took_s, 1),
     }
 
 
@@ -133,6 +134,7 @@ def sum_up(rows: Sequence[dict[str, Any]], wanted: bool, tolerance: float = 0.05
         "median_width": round(statistics.median(row["width"] for row in rows), 4),
         "processes": [f(row["processes"] for row in rows) for f in (min, statistics.median, max)],
         "median_trial_s": statistics.median(row["took_s"] for row in rows),
+        "median_load": statistics.median(row["load"] for row in rows),
     }
 
 

@@ -108,6 +108,23 @@ def test_a_gate_holds_exactly_when_its_comparison_does(value: float, bound: floa
     assert check("m", "s", value, bound, "<=").passed is (value <= bound)
 
 
+def test_metrics_of_two_shards_are_those_of_both() -> None:
+    reference = np.random.default_rng(0).normal(size=(6, 5))
+    output = reference + np.random.default_rng(1).normal(size=(6, 5))
+    whole = compare_outputs(reference, output, 0.5)
+    for cut in range(1, len(reference)):
+        shards = sum_outputs(reference[:cut], output[:cut]), sum_outputs(reference[cut:], output[cut:])
+        assert_close(finish_sums(merge_sums(*shards), 0.5), whole)
+
+
+@pytest.mark.parametrize("elements", [1, 7, 10])
+def test_blocks_of_any_size_give_the_same_metrics(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    reference = np.random.default_rng(0).normal(size=(6, 5))
+    whole = compare_outputs(reference, reference[:, ::-1], 0.5)
+    monkeypatch.setattr(module, "_BLOCK_ELEMENTS", elements)
+    assert_close(compare_outputs(reference, reference[:, ::-1], 0.5), whole)
+
+
 @pytest.mark.slow
 @given(ARRAYS, st.data())
 def test_sums_of_parts_are_the_sums_of_the_whole(reference: np.ndarray, data: st.DataObject) -> None:
@@ -181,7 +198,8 @@ def test_a_single_number_is_compared_and_no_constant() -> None:
 
 def test_parts_that_are_constant_each_are_no_constant_together() -> None:
     low, high = np.full((2, 3), 1.0), np.full((2, 3), 2.0)
-    for first, second in ((low, high), (high, low)):
+    mixed = np.array([[1.0, 2.0, 2.0]])
+    for first, second in ((low, high), (high, low), (mixed, high), (high, mixed), (mixed, low), (low, mixed)):
         merged = finish_sums(merge_sums(sum_outputs(first, first), sum_outputs(second, second)))
         assert merged.degenerate is None and merged.sqnr_db == math.inf
     assert "every value is 1" in str(finish_sums(merge_sums(*[sum_outputs(low, low)] * 2)).degenerate)
