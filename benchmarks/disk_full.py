@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kill_nine import find_orphans, find_torn, run_command
+from kill_nine import COMPLETED, find_orphans, find_torn, run_command
 
 QUICK = ("--fast", "--min-duration", "0.2", "--num-calibration-samples", "8")
 
@@ -77,7 +77,7 @@ def main() -> None:
             environment = {**os.environ, "TMPDIR": str(scratch)} if point % 2 else None
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **room)  # type: ignore[call-overload]
             found[f"exit {done.returncode}"] += 1
-            if done.returncode not in (0, 1, 2, 4) or (done.returncode == 2 and done.stderr.count("\n") != 1):
+            if done.returncode not in (*COMPLETED, 2) or (done.returncode == 2 and done.stderr.count("\n") != 1):
                 wrong.append(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
             torn += find_torn(folder)
             orphans += find_orphans(folder)
@@ -102,7 +102,7 @@ def main() -> None:
             indent=1,
         )
     )
-    if torn or orphans or leftovers or wrong or last not in (0, 1, 4):
+    if torn or orphans or leftovers or wrong or last not in COMPLETED:
         sys.exit(1)
 
 

@@ -27,6 +27,8 @@ def run_command(card: str, folder: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "mbdeploy.cli", "run", card, "-o", str(folder), "--quiet", *options]
 
 
+#: Exit codes of a run that came to its end: every gate held, one failed, or the machine was too unsteady for a verdict.
+COMPLETED = (0, 1, 4)
 READERS = {
     ".onnx": onnx.load,
     ".json": lambda path: json.loads(path.read_bytes()),
@@ -70,8 +72,9 @@ def main() -> None:
     quick = ("--min-duration", "0.2", "--num-calibration-samples", "8")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "out"
+        command = run_command(arguments.card, folder, *quick)
         started = time.monotonic()
-        subprocess.run(run_command(arguments.card, folder, *quick), check=True, stdout=subprocess.DEVNULL)
+        first = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         whole = time.monotonic() - started
         torn, orphans, killed = [], [], 0
         for _ in range(arguments.kills):
@@ -79,10 +82,7 @@ def main() -> None:
                 if moments.random() < 0.5 and path.is_file():
                     path.unlink()  # so that each trial finds other work to do
             process = subprocess.Popen(
-                run_command(arguments.card, folder, *quick),
-                start_new_session=True,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             try:
                 process.wait(timeout=moments.uniform(0, whole))
@@ -92,11 +92,13 @@ def main() -> None:
                 process.wait()
             torn += find_torn(folder)
             orphans += find_orphans(folder)
-        subprocess.run(run_command(arguments.card, folder, *quick), check=True, stdout=subprocess.DEVNULL)
+        last = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         leftovers = [path.name for path in folder.rglob(".*") if path.name.endswith("mbdeploy-tmp")]
         whole_run = {"run_s": round(whole, 1), "kills": arguments.kills, "killed_while_running": killed}
-        found = {"torn": torn, "orphans": len(orphans), "leftovers": leftovers, "next_run": "completed"}
+        found = {"torn": torn, "orphans": len(orphans), "leftovers": leftovers, "first_run": first, "next_run": last}
         print(json.dumps({"card": arguments.card, **whole_run, **found}, indent=1))
+    if torn or orphans or leftovers or {first, last} - {*COMPLETED}:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
