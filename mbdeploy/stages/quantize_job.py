@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,14 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         observed = seen.choose(method)
     activations = _scale_activations(nodes, recipe, observed.ranges)
     weights = _scale_weights(prepared, nodes, recipe, activations)
+    means = observed.means if "bias" in techniques else {}
     recovered: dict[str, Recovered] = {}
     if {"refit", "feedback"} & set(techniques):
+        rounded = model_file.copy_model(prepared)
+        _correct_biases(rounded, nodes.layers, weights, means)
         recovered = recover(
             prepared,
-            qdq.place_qdq(qdq.Plan(model_file.copy_model(prepared), kept), recipe, activations, weights),
+            qdq.place_qdq(qdq.Plan(rounded, kept), recipe, activations, weights),
             nodes,
             activations,
             recipe.weight_scales,
@@ -74,8 +77,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
             threads=request["threads"],
             on_progress=on_progress,
         )
-    elif "bias" in techniques and observed.means:
-        _correct_biases(prepared, nodes, weights, observed.means)
+    _correct_biases(prepared, [layer for layer in nodes.layers if layer.node not in recovered], weights, means)
     layers = [_record_layer(prepared, layer, weights, recovered.get(layer.node), activations) for layer in nodes.layers]
     _replace_constants(prepared, nodes, weights, recovered)
     if request["kit"]:
@@ -88,7 +90,7 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     operators = _read_optimised_operators(Path(request["output"]))
     return {
         "recipe": recipe.name,
-        "techniques": [name for name in techniques if name != "bias" or recovered or observed.means],
+        "techniques": [name for name in techniques if name != "bias" or recovered or means],
         "method": method,
         "samples": count,
         "data": images.source if images is not None else "",
@@ -143,12 +145,13 @@ def _scale_weights(
 
 def _correct_biases(
     model: onnx.ModelProto,
-    nodes: qdq.Plan,
+    layers: Iterable[Layer],
     weights: dict[str, NDArray[np.float32]],
     means: dict[str, NDArray[np.float64]],
 ) -> None:
+    """Correct the biases of layers whose weights are rounded to nearest, where their inputs' means are known."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for layer in nodes.layers:
+    for layer in layers:
         if layer.bias is None or layer.input not in means:
             continue
         weight, scales = read_weight(model, layer.weight), weights[layer.weight]

@@ -389,6 +389,25 @@ def test_a_layer_too_wide_for_a_covariance_keeps_its_rounding(make_graph, images
     assert find_clipping_layers(model, int8) == []
 
 
+def test_a_layer_too_wide_for_a_covariance_has_its_bias_corrected_all_the_same(
+    make_graph, images, quantize_here, run_graph, monkeypatch
+):
+    monkeypatch.setattr(observing, "_MOST_PRODUCTS", 200**2)
+    positive = np.abs(images) + 1
+    wide = 0.02 * draw(432, 4)
+    wide[0] += 1  # one large weight makes the steps of the others coarse
+    nodes = [node("Flatten", ["image"], ["f"], "flat"), node("Gemm", ["f", "v", "b"], ["out"], "fc")]
+    model = make_graph(nodes, {"v": wide, "b": draw(4)})
+    reference = run_graph(model, positive)[0]
+
+    def measure_shift(*without: str) -> float:
+        int8, record = quantize_here(model, positive, without=without)
+        assert [layer.recovered_db is None for layer in record.layers] == [True]
+        return float(np.abs((run_graph(int8, positive)[0] - reference).mean(axis=0)).max())
+
+    assert measure_shift() < 0.5 * measure_shift("bias")
+
+
 def test_an_unknown_technique_is_refused_by_name():
     with pytest.raises(UsageError, match=r"smoothing: expected a technique .refit, feedback, bias., found no such"):
         list_techniques(find_recipe("accurate"), ["bias", "smoothing"])
