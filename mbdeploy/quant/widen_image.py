@@ -52,7 +52,7 @@ def widen_image(placed: onnx.ModelProto) -> dict[str, tuple[int, int]]:
         added = -before % _READ
         _pad_image(graph, pixels[back.input[0]], added, rank)
         for layer in chosen:
-            pad_tensor(tensors[layer.stored[0]], 1, added)
+            pad_tensor(tensors[layer.stored[0]], 1, ((before, added),))
             widened[layer.node.name] = (before, before + added)
     if widened:
         del graph.value_info[:]  # the shapes that the file notes

@@ -19,6 +19,12 @@ WEIGHTS = {
     "bd": RNG.normal(0, 0.4, WIDTH),
     "w2": RNG.normal(0, 0.4, (8, WIDTH, 1, 1)),
     "w3": RNG.normal(0, 0.4, (5, WIDTH, 1, 1)),
+    "w5": RNG.normal(0, 0.4, (8, 2 * WIDTH, 1, 1)),
+    "w6": RNG.normal(0, 0.4, (2 * WIDTH, 3, 1, 1)),
+    "w7": RNG.normal(0, 0.4, (8, 3 * WIDTH, 1, 1)),
+    "w8": RNG.normal(0, 0.4, (8, WIDTH + 3, 1, 1)),
+    "wt": RNG.normal(0, 0.4, (2 * WIDTH, 1, 3, 3)),
+    "bt": RNG.normal(0, 0.4, 2 * WIDTH),
     "w4": RNG.normal(0, 0.4, (WIDTH, 5, 1, 1)),
     "b4": RNG.normal(0, 0.4, WIDTH),
     "v1": RNG.normal(0, 0.4, (1, WIDTH, 1, 1)),
@@ -36,6 +42,7 @@ def node(operator, inputs, output, **attributes):
 
 EXPAND = node("Conv", ["image", "w1", "b1"], "e")
 PROJECT = node("Conv", ["d", "w2"], "out")
+PROJECT_ROWS = node("Conv", ["c", "w2"], "out")
 
 
 def depthwise(source="e", made="d"):
@@ -51,6 +58,8 @@ GATE = [
     node("Mul", ["d", "gate"], "gated"),
     node("Conv", ["gated", "w2"], "out"),
 ]
+#: GhostNet's module: what a depthwise layer makes of channels stands beside them.
+GHOST = [EXPAND, depthwise(), node("Concat", ["e", "d"], "both", axis=1)]
 OPEN = {
     "a block": [EXPAND, depthwise(), PROJECT],
     "a ReLU6 on the way": [EXPAND, node("Clip", ["e", "zero", "six"], "c"), depthwise("c"), PROJECT],
@@ -59,11 +68,63 @@ OPEN = {
     "a sum of branches": [EXPAND, depthwise(made="m"), node("Add", ["m", "e"], "d"), PROJECT],
     "one number for all": [EXPAND, depthwise(made="m"), node("Mul", ["m", "lone"], "d"), PROJECT],
     "two readers": [EXPAND, depthwise(), PROJECT, node("Conv", ["d", "w3"], "more")],
+    "a Concat": [*GHOST, node("Conv", ["both", "w5"], "out")],
+    "a depthwise layer behind a Concat": [
+        *GHOST,
+        node("Conv", ["both", "wt", "bt"], "t", group=2 * WIDTH, pads=[1, 1, 1, 1]),
+        node("Conv", ["t", "w5"], "out"),
+    ],
+    "a sum with a Concat": [
+        *GHOST,
+        node("Conv", ["image", "w6"], "shortcut"),
+        node("Add", ["shortcut", "both"], "sum"),
+        node("Conv", ["sum", "w5"], "out"),
+    ],
+    "a sum of two Concats": [
+        *GHOST,
+        node("Concat", ["d", "e"], "turned", axis=1),
+        node("Add", ["turned", "both"], "sum"),
+        node("Conv", ["sum", "w5"], "out"),
+    ],
+    "a Concat in a Concat": [
+        *GHOST,
+        node("Concat", ["both", "d"], "three", axis=1),
+        node("Relu", ["three"], "r"),
+        node("Conv", ["r", "w7"], "out"),
+    ],
+    "a Concat with the image": [
+        EXPAND,
+        depthwise(made="m"),
+        node("Concat", ["m", "image"], "c", axis=1),
+        node("Conv", ["c", "w8"], "out"),
+    ],
     "a pool": [EXPAND, depthwise(made="m"), node("MaxPool", ["m"], "d", kernel_shape=[2, 2]), PROJECT],
 }
 CLOSED = {
     "a constant per channel": [EXPAND, depthwise(made="m"), node("Mul", ["m", "each"], "d"), PROJECT],
-    "a Concat": [EXPAND, depthwise(made="m"), node("Concat", ["m", "e"], "out", axis=1)],
+    "a Concat that is an output": [EXPAND, depthwise(made="m"), node("Concat", ["m", "e"], "out", axis=1)],
+    "a Concat of rows": [EXPAND, depthwise(made="m"), node("Concat", ["m", "e"], "c", axis=2), PROJECT_ROWS],
+    "a Concat with channels that no layer knows": [
+        EXPAND,
+        depthwise(made="m"),
+        node("Softmax", ["image"], "soft", axis=1),
+        node("Concat", ["m", "soft"], "c", axis=1),
+        node("Conv", ["c", "w8"], "out"),
+    ],
+    "a Concat that somebody sees": [
+        *GHOST,
+        node("Conv", ["both", "w5"], "out"),
+        node("Softmax", ["both"], "more", axis=1),
+    ],
+    "Concats of other widths in a sum": [
+        EXPAND,
+        depthwise(),
+        node("Concat", ["e", "d", "d"], "three", axis=1),
+        node("Conv", ["image", "w6"], "s"),
+        node("Concat", ["s", "e"], "others", axis=1),
+        node("Add", ["three", "others"], "sum"),
+        node("Conv", ["sum", "w7"], "out"),
+    ],
     "an output of the graph": [EXPAND, depthwise(made="out")],
     "a group convolution": [EXPAND, depthwise(), node("Conv", ["d", "vg"], "out", group=10)],
     "one channel for all": [
