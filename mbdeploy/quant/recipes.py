@@ -29,8 +29,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     ``weight_scales`` maps a layer's weights, as (channels, positions, input channels), to one scale
     above zero per output channel. Weights are always symmetric: int8 around 0, or uint8 around 128.
     ``techniques`` are those of ``TECHNIQUES`` that it uses; with ``refit`` or ``feedback`` layers are treated one
-    after the other on their quantized inputs (``quant/recover.py``). ``calibration_method`` chooses the ranges of
-    activations where the user does not.
+    after the other on their quantized inputs (``quant/recover.py``), and ``pair_safe`` says whether these keep every
+    neighbouring pair of weights from saturating, as kernels that add in pairs need. ``calibration_method`` chooses the
+    ranges of activations where the user does not.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     signed_weights: bool
     weight_scales: WeightScales
     techniques: tuple[str, ...] = ("bias",)
+    pair_safe: bool = True
     calibration_method: str = "minmax"
 
 

@@ -24,7 +24,7 @@ from mbdeploy.quant.observing import Observed, observe_layer, place_samples, sam
 from mbdeploy.quant.pairsafe import Floats, find_partners
 from mbdeploy.quant.qdq import Plan
 from mbdeploy.quant.ranges import ActivationScale
-from mbdeploy.quant.recipes import WeightScales, scale_plainly, settle_scales
+from mbdeploy.quant.recipes import Recipe, WeightScales, scale_plainly, settle_scales
 from mbdeploy.quant.refit import STRONGEST, add_ridge, choose_ridge, refit
 from mbdeploy.quant.running import Batch
 
@@ -57,7 +57,7 @@ def recover(
     placed: onnx.ModelProto,
     plan: Plan,
     activations: Mapping[str, ActivationScale],
-    weight_scales: WeightScales,
+    recipe: Recipe,
     batches: Iterable[Batch],
     *,
     images: int,
@@ -69,7 +69,7 @@ def recover(
     """New constants for every layer that can be recovered, by node.
 
     ``model`` is the float model and ``placed`` the same with Q/DQ pairs (its constants are overwritten).
-    ``weight_scales`` is the recipe's rule. ``batches`` hold ``images`` images. ``techniques`` are of ``refit``,
+    ``recipe`` has the rule for scales. ``batches`` hold ``images`` images. ``techniques`` are of ``refit``,
     ``feedback`` and ``bias``. ``folder`` takes scratch files.
 
     Raises:
@@ -90,7 +90,7 @@ def recover(
             observed = observe_layer(frontier, nodes[layer.node], place, weight, step, keys)
         place.file.unlink()
         if observed is not None:
-            made = _recover_layer(layer, weight, offsets, observed, weight_scales, step.scale, set(techniques))
+            made = _recover_layer(layer, weight, offsets, observed, recipe, step.scale, set(techniques))
             _store(frontier, layer, made, offsets, step.scale)
             found[layer.node] = made
         on_progress("recovering", place.number + 1, len(places))
@@ -102,7 +102,7 @@ def _recover_layer(
     weight: NDArray[np.float32],
     offsets: NDArray[np.float32] | None,
     observed: Observed,
-    weight_scales: WeightScales,
+    recipe: Recipe,
     input_scale: float,
     techniques: set[str],
 ) -> Recovered:
@@ -125,16 +125,16 @@ def _recover_layer(
 
     ridge = choose_ridge(original, observed.halves)
     fitted = refit(original, moments, ridge) if "refit" in techniques and ridge < STRONGEST else original
-    before = _round_nearest(original, settle(weight_scales, original))
+    before = _round_nearest(original, settle(recipe.weight_scales, original))
     if "feedback" in techniques:
         covariance = add_ridge(moments.covariance, min(ridge, _MOST_DAMPING))
-        partners = find_partners(*view.shape[1:], paired=not layer.depthwise)
-        rules = (scale_plainly,) if layer.depthwise else (scale_plainly, weight_scales)  # both are safe here
+        partners = find_partners(*view.shape[1:], paired=recipe.pair_safe and not layer.depthwise)
+        rules = (scale_plainly,) if layer.depthwise else (scale_plainly, recipe.weight_scales)  # both are safe here
         after = _keep_better(
             *(round_with_feedback(fitted, covariance, settle(rule, fitted), partners) for rule in rules)
         )
     else:
-        after = _round_nearest(fitted, settle(weight_scales, fitted))
+        after = _round_nearest(fitted, settle(recipe.weight_scales, fitted))
     integers, scales = after.integers, after.scales
     values = integers * scales[..., np.newaxis]
     return Recovered(

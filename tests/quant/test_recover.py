@@ -358,6 +358,15 @@ def test_a_plug_in_recipe_with_unsigned_weights_is_fitted_to_what_is_written(
     assert sqnr_db(run_graph(small_net, held_out)[0], run_graph(int8, held_out)[0]) > 36
 
 
+def test_a_plug_in_recipe_may_let_pairs_saturate_and_then_some_can(small_net, images, quantize_here, monkeypatch):
+    careless = msgspec.structs.replace(
+        find_recipe("accurate"), name="mine", weight_scales=recipes.scale_plainly, pair_safe=False
+    )
+    monkeypatch.setitem(recipes.RECIPES, "mine", careless)
+    assert find_clipping_layers(small_net, quantize_here(small_net, images, recipe="accurate")[0]) == []
+    assert find_clipping_layers(small_net, quantize_here(small_net, images, recipe="mine")[0]) != []
+
+
 def test_memory_does_not_grow_with_the_number_of_images(make_graph, draw_images, quantize_here, monkeypatch):
     peaks = []
 
