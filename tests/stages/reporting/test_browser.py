@@ -72,7 +72,7 @@ def page(make_folder: Callable[..., Path], tmp_path: Path) -> Path:
     return path
 
 
-def test_it_is_quiet_small_and_quick_and_asks_for_nothing(browser: Browser, page: Path) -> None:
+def test_it_is_quiet_and_small_and_asks_for_nothing(browser: Browser, page: Path) -> None:
     assert page.stat().st_size <= 6_000_000
     browser.open(page)
     assert browser.read_console() == []
