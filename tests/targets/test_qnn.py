@@ -75,6 +75,7 @@ def test_the_simulator_answers_as_the_cpu_does_within_a_step(int8_model: Path) -
         for node in qnn.placement.ran
         if node.provider == CPU
     )
+    assert qnn.placement.assigned[QNN]["Conv"] >= 1  # which was compiled into a node that does not say so
     assert "simulated" in qnn.settings
 
 
