@@ -105,7 +105,7 @@ def _judge_between(rule: Rule, placement: Placement) -> _Found:
     if hiding:
         return _Found(cause=f"where Q/DQ run in {_name_compiled(hiding)} is not told", blind=True)
     if len(places) < 2:
-        return _Found(cause=f"{len(places)} convolutions were recorded, so there is nothing between two")
+        return _Found(cause="fewer than two convolutions were recorded, so nothing lies between two")
     return _Found(0.0)
 
 
@@ -181,6 +181,11 @@ def check_rules(rules: Sequence[Rule], words: Sequence[str], kinds: Sequence[Kin
                 found=", ".join(words) if share else "none",
                 todo="give it, or leave out the rule",
             )
+
+
+def choose_rules(texts: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
+    """The rules that judge something on one of these providers, of those that were checked for all."""
+    return tuple(rule.text for rule in parse_rules(texts) if any(_applies(rule, word, "int8") for word in words))
 
 
 def _applies(rule: Rule, word: str, kind: str) -> bool:
