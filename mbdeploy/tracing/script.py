@@ -43,7 +43,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 SHOWN, NOT_SHOWN, UNAVAILABLE, UNKNOWN = 10, 0, 3, 4
 
@@ -138,7 +137,7 @@ _PLUG_IN = """def open_own(path, level, config):
     import importlib
 
     try:
-        library = importlib.import_module({plug_in!r}).get_library_path()
+        library = importlib.import_module({module!r}).get_library_path()
         ort.register_execution_provider_library(PROVIDER, library)
     except Exception as error:
         stop(UNAVAILABLE, f"{plug_in} cannot be loaded: {{error}}")
@@ -201,7 +200,7 @@ def write_script(
     """The script's text; ``parts`` are its words in braces, ``plug_in`` is the package that carries the provider."""
     openings = {
         "built in": _USE_OWN + _BUILT_IN,
-        "plug-in": _USE_OWN + _PLUG_IN.format(plug_in=plug_in),
+        "plug-in": _USE_OWN + _PLUG_IN.format(plug_in=plug_in, module=plug_in.replace("-", "_")),
         "openvino": _OPENVINO,
     }
     more = f", and {plug_in} (it was {provider_version})" if plug_in else ""
