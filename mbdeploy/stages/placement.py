@@ -30,6 +30,7 @@ _FAMILIES: Mapping[str, frozenset[str]] = {
 }
 _CONVOLUTIONS = frozenset(name.lower() for name in _FAMILIES["conv"])
 _QUANTIZING = frozenset({"QuantizeLinear", "DequantizeLinear", "FakeQuantize"})
+_QUANTIZE_NAMES = frozenset(name.lower() for name in _QUANTIZING)
 _NAMED = 4
 
 
@@ -101,7 +102,11 @@ def _judge_between(rule: Rule, placement: Placement) -> _Found:
     inside = ran[places[0] : places[-1]] if places else ()
     if faults := [node for node in inside if node.operator in _QUANTIZING]:
         return _Found(len(faults), _name_nodes(faults))
-    hiding = [node for node in ran if _may_hide(node, _CONVOLUTIONS, placement)]
+    hiding = [
+        node
+        for node in ran
+        if _may_hide(node, _CONVOLUTIONS, placement) or (node in inside and _may_hide(node, _QUANTIZE_NAMES, placement))
+    ]
     if hiding:
         return _Found(cause=f"where Q/DQ run in {_name_compiled(hiding)} is not told", blind=True)
     if len(places) < 2:
@@ -110,10 +115,11 @@ def _judge_between(rule: Rule, placement: Placement) -> _Found:
 
 
 def _is_compiled(node: PlacedNode) -> bool:
-    """Whether a node is a part of the graph that its provider compiled into one; those are given names of their own."""
+    """Whether a node is a part of the graph that its provider compiled into one; no operator has their underscores."""
     row = find_row(node.provider)
-    own = row is not None and row.compiles
-    return node.provider.endswith("ExecutionProvider") and (own or "_" in node.operator)
+    if row is not None:
+        return row.compiles and row.runtime == "onnxruntime"  # (OpenVINO's own runtime tells its layers)
+    return "_" in node.operator
 
 
 def _may_hide(node: PlacedNode, family: Collection[str], placement: Placement) -> bool:

@@ -159,6 +159,18 @@ def test_what_a_provider_did_not_take_is_not_hidden_in_what_it_compiled() -> Non
     assert judge("no float Softmax", placement)[1] is None
 
 
+def test_quantizing_inside_a_part_between_two_convolutions_is_hidden() -> None:
+    nodes = place(("QLinearConv", CPU, "uint8"), ("QNN_1", QNN, "uint8"), ("QLinearConv", CPU, "uint8"))
+    text = "no Q/DQ left between convolutions"
+    assert judge(text, msgspec.structs.replace(nodes, assigned={QNN: {"Softmax": 1}}))[1] is True
+    assert judge(text, msgspec.structs.replace(nodes, assigned={QNN: {"DequantizeLinear": 1}}))[1] is None
+
+
+def test_an_operator_of_one_s_own_on_the_cpu_is_no_compiled_part() -> None:
+    placement = place(("My_Operator", CPU, "uint8"), ("QLinearConv", CPU, "uint8"))
+    assert judge("no float Conv", placement)[:2] == (0, True)
+
+
 def test_a_placement_that_was_saved_before_assignments_were_loads() -> None:
     old = b'{"nodes":{"CPUExecutionProvider":1},"operators":{"Conv":1},"elsewhere":[],"ran":[["n","Conv","P","uint8"]]}'
     assert decode_result(old, Placement).assigned == {}
