@@ -74,6 +74,7 @@ def run(
     threads: int = 1,
     min_duration: float = 2.0,
     seed: int = 0,
+    require_placement: Sequence[str] = (),
     on_stage: Callable[[StageRun], None] = lambda stage: None,
     on_progress: Progress = ignore_progress,
 ) -> RunSummary:
@@ -82,6 +83,7 @@ def run(
     ``card`` is a card's name or file; what it says of quantization holds where no option is given.
     ``force`` names stages to do again; the ones after them follow only if their inputs changed. ``until`` is the last
     stage to do; gates are read if it is ``verify`` or a later one.
+    ``require_placement`` are rules over where nodes ran, which ``verify`` gates on.
     When all is done, ``manifest.json`` vouches for what lies in the folder.
     With ``dry_run`` nothing is written, and ``fresh`` says what would be skipped.
 
@@ -94,7 +96,9 @@ def run(
                 where=name, expected=f"a stage ({', '.join(STAGES)})", found="no such stage", todo="name one of these"
             )
     from mbdeploy.data import find_data
+    from mbdeploy.stages.placement import check_rules, parse_rules
 
+    check_rules(parse_rules(require_placement), providers, ["int8"])
     described = load_card(card)
     steps = _list_steps(
         card,
@@ -117,6 +121,7 @@ def run(
             allow_fallback=allow_fallback,
             min_duration=min_duration,
             seed=seed,
+            require_placement=require_placement,
         ),
         on_progress=on_progress,
     )[: STAGES.index(until) + 1]
@@ -144,6 +149,7 @@ def describe_measuring(
     allow_fallback: bool,
     min_duration: float,
     seed: int,
+    require_placement: Sequence[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The keywords with which ``run`` verifies VERIFIED and times TIMED of ``folder``."""
     golden = folder / "golden.npz"
@@ -151,6 +157,7 @@ def describe_measuring(
     # One process is quick: `bench` itself spreads over more.
     times = {"min_duration": min_duration, "seed": seed, "processes": 1}
     verifying = {"golden": golden, "budgets": card.budgets, "layers": True, "one_by_one": False, **where}
+    verifying["require_placement"] = tuple(require_placement)
     return verifying, {"inputs": golden, **where, **times}
 
 

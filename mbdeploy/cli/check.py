@@ -18,6 +18,7 @@ from mbdeploy.cli.screen import Screen
 @click.option("-o", "--output", type=Path, show_default="out", help="The folder that holds a folder for each card.")
 @options.providers
 @options.allow_fallback
+@options.require_placement
 @click.option("--baseline", type=Path, metavar="REF_OUT", help="Output folder of another version, to be run now.")
 @click.option(
     "--tolerance", type=click.FloatRange(0, 1), show_default="0.05", help="How much slower than a bound still passes."

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mbdeploy.cli import options, places
+from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
 
 
@@ -25,6 +26,7 @@ from mbdeploy.cli.screen import Screen
 @options.provider
 @options.sessions
 @options.allow_fallback
+@options.require_placement
 @options.preprocess
 @options.threads
 @options.seed
@@ -38,7 +40,7 @@ from mbdeploy.cli.screen import Screen
 @options.table_format
 @options.words
 @click.pass_obj
-def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> None:
+def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **keywords: Any) -> int:
     """Measure the accuracy of classifiers on labelled images.
 
     Top-1 and top-5 with n and intervals; with several models, the paired
@@ -56,4 +58,6 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
         given = {**options.keep_given(keywords), "on_progress": on_progress, "on_link": screen.note_link}
         result = evaluate(places.find_models(models), **given)
     screen.save(output or places.name_result(models, "evaluation"), result)
-    screen.show(figures.tabulate_accuracy(derive_accuracy(result)), result)
+    tables = [*figures.tabulate_accuracy(derive_accuracy(result)), *figures.tabulate_checks(result.checks)]
+    screen.show(tables, result)
+    return judge_checks(result.checks)

@@ -24,6 +24,7 @@ STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 @making.quantizing
 @options.providers
 @options.allow_fallback
+@options.require_placement
 @options.threads
 @options.min_duration
 @options.seed

@@ -9,7 +9,7 @@ from typing import Any
 from mbdeploy.assets import cache_root
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.lint import lint_model
-from mbdeploy.gating.measuring import measure_card
+from mbdeploy.gating.measuring import NOT_OF_BENCH, measure_card
 from mbdeploy.gating.report import CardResult, CheckReport, find_worst
 from mbdeploy.gating.sharing import check_shared
 from mbdeploy.gating.steps import Step, add_found, add_lint, add_versions, correct_all, follow, holding, note_new
@@ -17,6 +17,7 @@ from mbdeploy.gating.tracing import trace_failures
 from mbdeploy.gating.versions import compare_versions, find_version, refuse_baseline
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.pipeline import StageRun
+from mbdeploy.stages.placement import check_rules, parse_rules
 from mbdeploy.targets import open_target, parse_provider
 
 
@@ -32,6 +33,7 @@ def check(
     min_duration: float = 2.0,
     seed: int = 0,
     allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
     trust: bool = False,
     workers: int | None = None,
     cluster: str | None = None,
@@ -61,11 +63,13 @@ def check(
         raise refuse_baseline(baseline)
     for word in providers:  # a word that means nothing is refused before any work
         parse_provider(word)
+    check_rules(parse_rules(require_placement), providers, ["int8"])
     options: dict[str, Any] = {
         "threads": threads,
         "min_duration": min_duration,
         "seed": seed,
         "allow_fallback": allow_fallback,
+        "require_placement": list(require_placement),
     }
     if workers is not None or cluster is not None:
         results = check_shared(
@@ -120,7 +124,7 @@ def _check_here(
         _linting(ignore, options["on_progress"]),
     ]
     if baseline is not None:
-        timing = {key: value for key, value in options.items() if key not in ("trust", "on_stage")}
+        timing = {key: value for key, value in options.items() if key not in NOT_OF_BENCH}
         steps.append(_comparing(card, baseline, providers, {**timing, "tolerance": tolerance}))
     return follow(card, output / card.name, steps)
 

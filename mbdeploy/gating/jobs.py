@@ -15,7 +15,7 @@ from mbdeploy.card import ModelCard, card_digest, load_card
 from mbdeploy.errors import CardError, MbdeployError, ModelError, pack_error
 from mbdeploy.gating.lint import lint_model
 from mbdeploy.gating.measured import Measured, collect_gates
-from mbdeploy.gating.measuring import confirm_times, verify_emulated
+from mbdeploy.gating.measuring import NOT_OF_BENCH, confirm_times, narrow, verify_emulated
 from mbdeploy.gating.report import Lint
 from mbdeploy.gating.steps import holding
 from mbdeploy.gating.tracing import Traced, list_failed, trace
@@ -88,7 +88,7 @@ def make_card(request: dict[str, Any], on_progress: Progress) -> Made:
     with _noting(fields, "refused"):
         card = _read_card(request)
         with holding(folder):
-            told = {**options, "trust": request["trust"], "on_progress": on_progress}
+            told = {**narrow(options, ()), "trust": request["trust"], "on_progress": on_progress}
             fields["stages"] = run(card.path, output=folder, until="quantize", **told).stages
             fields["files"] = {name: artifact.digest_file(folder / name) for name in MADE}
             fields["judged"] = {word: _judge(card, folder, word, request, on_progress) for word in request["words"]}
@@ -120,7 +120,8 @@ def time_card(request: dict[str, Any], on_progress: Progress) -> Timed:
         part = Measured(checks=(), parity=(), latency=(derive_latency(quick),))
         fields["run"], fields["latency"] = quick, confirm_times(card, folder, part, options, tolerance).latency[0]
         if request["other"] is not None:
-            told = {**options, "providers": [word], "tolerance": tolerance}
+            timing = {key: value for key, value in options.items() if key not in NOT_OF_BENCH}
+            told = {**timing, "providers": [word], "tolerance": tolerance}
             with _noting(fields, "versions_refused"):
                 fields["versions"] = time_versions(folder, Path(request["other"]), **told)
     return Timed(**fields)
@@ -162,7 +163,7 @@ def _judge(card: ModelCard, folder: Path, word: str, request: dict[str, Any], on
 
 
 def _verify_real(card: ModelCard, folder: Path, word: str, options: dict[str, Any]) -> ParityReport:
-    told = dict(options)
+    told = narrow(options, [word])
     on_progress = told.pop("on_progress")
     verifying, _ = describe_measuring(card, folder, providers=[word], **told)
     return verify.verify([folder / name for name in VERIFIED], on_progress=on_progress, **verifying)

@@ -9,7 +9,7 @@ import msgspec
 from mbdeploy import artifact
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.report import Gate
-from mbdeploy.gating.rules import IDS
+from mbdeploy.gating.rules import IDS, PLACEMENT
 from mbdeploy.gating.versions import judge_latency
 from mbdeploy.results import BenchRun, Check, ParityReport
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
@@ -54,7 +54,7 @@ def collect_gates(card: ModelCard, measured: Measured, tolerance: float = 0.05) 
                 card=card.name,
                 variant=variant,
                 provider=rest.partition(", output ")[0],
-                rule=IDS[check.name],
+                rule=IDS.get(check.name, PLACEMENT),
                 check=check,
                 budget=_BUDGETS.get((check.name, variant), ""),
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,14 @@ from mbdeploy.results import ParityReport
 from mbdeploy.stages import verify
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
+from mbdeploy.stages.placement import choose_rules
 from mbdeploy.targets import open_target, parse_provider
 
 _BASELINE, _INT8 = "simplified.onnx", "int8.onnx"
 #: The provider that files are made with where only emulated ones were asked for.
 MAKER = "cpu"
+#: Options of ``pipeline.run`` that ``bench`` has not, or that are judged elsewhere.
+NOT_OF_BENCH = ("trust", "on_stage", "require_placement")
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,8 +110,13 @@ def _try_each(
     return [part for word in words for part in _try_each([word], measure, refusals)]
 
 
+def narrow(options: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """The options for some of the providers: a rule over the share of another one is not for them."""
+    return {**options, "require_placement": list(choose_rules(options.get("require_placement", ()), words))}
+
+
 def _run(card: ModelCard, folder: Path, words: Sequence[str], options: dict[str, Any]) -> Measured:
-    run(card.path, output=folder, providers=words, **options)
+    run(card.path, output=folder, providers=words, **narrow(options, words))
     return read_measured(folder)
 
 
@@ -125,6 +133,7 @@ def verify_emulated(card: ModelCard, folder: Path, word: str, options: dict[str,
         "providers": [word],
         "budgets": card.budgets,
         "threads": options.get("threads", 1),
+        "require_placement": narrow(options, [word])["require_placement"],
     }
     path = folder / "results" / f"parity-{re.sub(r'[^A-Za-z0-9.-]', '_', word)}.json"
     on_progress = options.get("on_progress", ignore_progress)
@@ -147,7 +156,7 @@ def confirm_times(card: ModelCard, folder: Path, part: Measured, options: dict[s
         providers=sorted(words),
         inputs=folder / "golden.npz",
         tolerance=tolerance,
-        **{key: value for key, value in options.items() if key not in ("trust", "on_stage")},
+        **{key: value for key, value in options.items() if key not in NOT_OF_BENCH},
     )
     again = {fact.models[0].provider: fact for fact in map(derive_latency, runs)}
     latency = tuple(again.get(fact.models[0].provider, fact) for fact in part.latency)

@@ -12,7 +12,7 @@ from mbdeploy.card import ModelCard
 from mbdeploy.errors import MbdeployError, UnavailableError, unpack_error
 from mbdeploy.gating.jobs import Judged, Made, Timed, refuse_others
 from mbdeploy.gating.measured import Measured
-from mbdeploy.gating.measuring import gather, refuse
+from mbdeploy.gating.measuring import gather, narrow, refuse
 from mbdeploy.gating.planning import Shared
 from mbdeploy.gating.report import CardResult, Change, Gate, Refusal
 from mbdeploy.gating.steps import Step, add_found, add_lint, add_versions, follow, holding, note_new
@@ -156,7 +156,7 @@ def _keep(
     shared: Shared, card: ModelCard, answers: Answers, reports: Sequence[ParityReport], words: Sequence[str]
 ) -> None:
     """Leave the results, the report and the manifest of ``run`` over the files that were measured."""
-    folder, options = shared.locate(card), dict(shared.options)
+    folder, options = shared.locate(card), narrow(shared.options, words)
     runs = [timed for word in words if (timed := answers.timed[word].run) is not None]
     if not words or len(runs) != len(words):
         return

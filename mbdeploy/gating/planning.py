@@ -24,8 +24,8 @@ class Shared(msgspec.Struct, frozen=True, kw_only=True):
     """What all items of a check have in common.
 
     ``real`` and ``emulated`` are the providers, ``boards`` the names of the boards that some of them are on.
-    ``options`` are threads, min_duration, seed and allow_fallback. ``device`` is what answers depend on beside the
-    files: the CPU here, or the cluster by its address.
+    ``options`` are threads, min_duration, seed, allow_fallback and require_placement. ``device`` is what answers depend
+    on beside the files: the CPU here, or the cluster by its address.
     """
 
     output: Path

@@ -55,6 +55,12 @@ RULES: dict[str, Rule] = {
         sentence="The same file against itself must take the same time; else no time is judged.",
         change="use a quieter machine, or a longer --min-duration",
     ),
+    "MB407": Rule(
+        name="placement",
+        title="nodes ran elsewhere, or in float",
+        sentence="A rule of --require-placement over where nodes ran, and in which type.",
+        change="see the nodes at fault in the note, and docs/providers.md; an inconclusive rule cannot be judged there",
+    ),
     "MB411": Rule(
         name="baseline_sqnr_db",
         title="noisier than the baseline",
@@ -83,6 +89,8 @@ RULES: dict[str, Rule] = {
         change="see the findings; `mbdeploy explain ID` says more of each, and --ignore ID leaves one out",
     ),
 }
+#: The rule of gates that are called as the user wrote them.
+PLACEMENT = "MB407"
 #: The name of a Check -> the rule's id.
 IDS = {rule.name: code for code, rule in RULES.items()}
 

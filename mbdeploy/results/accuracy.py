@@ -6,7 +6,7 @@ import msgspec
 
 from mbdeploy.results.encoding import SCHEMA_VERSION
 from mbdeploy.results.hosts import Host, ModelRef, Placement
-from mbdeploy.results.parity import Metrics
+from mbdeploy.results.parity import Check, Metrics
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +29,7 @@ class Evaluated(msgspec.Struct, frozen=True, kw_only=True):
 class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     """Labelled data × variants. ``metrics`` compares each later model's logits with the first one's.
 
+    ``checks`` are the gates on placement that were asked for.
     ``other_hosts`` are further ones that took part, if workers on unlike machines shared the images.
     """
 
@@ -40,4 +41,5 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[Metrics, ...]
     host: Host
     other_hosts: tuple[Host, ...] = ()
+    checks: tuple[Check, ...] = ()
     schema_version: int = SCHEMA_VERSION

@@ -43,10 +43,12 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """How many nodes of the session's optimised graph each execution provider ran, and which operators are in it.
 
     ``elsewhere`` lists, as "operator name", the nodes that ran on another provider than the one asked for;
-    ``ran`` is every node, in the order of execution.
+    ``ran`` is every node, in the order of execution. ``assigned`` are the nodes that each provider took when the
+    session was made, by operator, before they were fused or compiled into one; empty where the runtime does not say.
     """
 
     nodes: dict[str, int]
     operators: dict[str, int]
     elsewhere: tuple[str, ...] = ()
     ran: tuple[PlacedNode, ...] = ()
+    assigned: dict[str, dict[str, int]] = {}

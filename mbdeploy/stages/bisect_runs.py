@@ -97,8 +97,10 @@ def diverges(cut: Cut, executed: Values, exact: Values, ideal: Values | None, ce
 
     In an 8-bit graph: beyond one step, and further from the unrounded values by more dB than the budget of the gap
     allows. In a float one: beyond the budget of the file's kind (rounding in float16), times its largest value if
-    above 1.
+    above 1. What is equal, NaN and all, does not differ, whatever its metrics are.
     """
+    if np.array_equal(executed, exact, equal_nan=True):
+        return False
     _, lsb = measure(cut, executed, exact)
     if ideal is not None and (lsb is None or lsb > _ROUNDING_LSB):
         gap = compare_outputs(ideal, exact).sqnr_db - compare_outputs(ideal, executed).sqnr_db
@@ -114,7 +116,7 @@ def diverges(cut: Cut, executed: Values, exact: Values, ideal: Values | None, ce
 def measure(cut: Cut, executed: Values, exact: Values) -> tuple[float, float | None]:
     """SQNR of executed against exact, in dB, and the largest distance in steps of an 8-bit tensor."""
     metrics = compare_outputs(exact, executed, cut.scale)
-    if metrics.degenerate and executed.shape == exact.shape and np.array_equal(executed, exact):
+    if metrics.degenerate and executed.shape == exact.shape and np.array_equal(executed, exact, equal_nan=True):
         return float("inf"), 0.0 if cut.scale else None
     lsb = None if cut.scale is None else float(np.abs(executed - exact).max()) / cut.scale
     return metrics.sqnr_db, lsb

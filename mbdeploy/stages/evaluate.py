@@ -18,6 +18,7 @@ from mbdeploy.results import EvalReport, Evaluated, Host, Metrics, Prediction
 from mbdeploy.stages.classes import settle_background
 from mbdeploy.stages.evaluate_job import BATCH, Seen
 from mbdeploy.stages.evaluate_parts import Task, see_here, see_shared
+from mbdeploy.stages.placement import check_rules, judge_placement, parse_rules
 from mbdeploy.stages.subject import Subject, choose_preprocess, list_tools, read_subjects
 from mbdeploy.targets import open_target, parse_provider
 
@@ -39,6 +40,7 @@ def evaluate(
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
     workers: int | None = None,
     cluster: str | None = None,
     shard_size: int | None = None,
@@ -53,9 +55,10 @@ def evaluate(
     background if every label is below 1000. 3. ``limit`` images are chosen by ``seed``. 4. Only the first
     output counts, (n, classes) or (n, classes, 1, 1). 5. :mod:`mbdeploy.derive` makes accuracies and their
     differences of the report. 6. With ``allow_fallback`` a provider that is not here runs on the CPU instead, and
-    the report says so. 7. ``workers`` processes here, or those of a ``cluster`` (``local:N``, ``tcp://host:port``),
-    share the images in shards of ``shard_size``; the report is the same to the last bit, whatever the shards. Finished
-    shards are kept in ``store`` (by default in the user's cache), so that a run that was stopped goes on.
+    the report says so. ``require_placement`` are rules over where nodes ran, as ``verify`` has them. 7. ``workers``
+    processes here, or those of a ``cluster`` (``local:N``, ``tcp://host:port``), share the images in shards of
+    ``shard_size``; the report is the same to the last bit, whatever the shards. Finished shards are kept in ``store``
+    (by default in the user's cache), so that a run that was stopped goes on.
     ``on_link`` is told where a cluster can be watched.
 
     Raises:
@@ -64,6 +67,8 @@ def evaluate(
     """
     paths = [path for path in models if against is None or os.path.realpath(path) != os.path.realpath(against)]
     subjects = read_subjects([*([against] if against is not None else []), *paths])
+    rules = parse_rules(require_placement)
+    check_rules(rules, [provider], [subject.kind for subject in subjects])
     where = parse_provider(provider)
     target = open_target(where)
     dataset = open_dataset(data, labelled=True, limit=limit, seed=seed)
@@ -95,6 +100,7 @@ def evaluate(
     with contextlib.closing(parts):
         for samples, seen in parts:
             tally.add(samples, seen)
+    found = zip(subjects, tally.last.placements, tally.last.providers, strict=True)
     return EvalReport(
         data=data,
         data_digest=dataset.digest(),
@@ -112,6 +118,11 @@ def evaluate(
         metrics=tally.list_metrics(),
         host=tally.hosts[0],
         other_hosts=tuple(tally.hosts[1:]),
+        checks=tuple(
+            gate
+            for subject, placement, label in found
+            for gate in judge_placement(rules, placement, subject.ref.name, label, subject.kind)
+        ),
     )
 
 
@@ -129,6 +140,7 @@ def plan(
     provider_options: Mapping[str, str] | None = None,
     session_config: Mapping[str, str] | None = None,
     allow_fallback: bool = False,
+    require_placement: Sequence[str] = (),
 ) -> Provenance:
     """What ``evaluate`` would do with these inputs: the basis of the freshness key."""
     parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
@@ -145,6 +157,7 @@ def plan(
             "provider_options": dict(provider_options or {}),
             "session_config": dict(session_config or {}),
             "allow_fallback": allow_fallback,
+            "require_placement": list(require_placement),
         },
         parents=parents,
         tools=artifact.read_tools(*list_tools([provider]), "pillow"),

@@ -180,7 +180,10 @@ def _refuse(subject: Subject, provider: Provider, way: str, error: Outcome) -> t
 def _take(
     cell: parity.Cell, run: WaysRun, asked: Session, against: Reference, gates: Sequence[Check], budgets: Budgets
 ) -> Cell:
-    """What a trace needs of a failing cell."""
+    """What a trace needs of a failing cell, opened as it ran: one that fell back ran on ONNX Runtime's CPU provider."""
+    if "fallback" in cell.ran.settings:
+        cpu = parse_provider("cpu")
+        asked = msgspec.structs.replace(asked, provider=cpu.ep, runtime=cpu.runtime, provider_options={})
     return Cell(
         model=cell.subject.path,
         name=cell.name,

@@ -17,12 +17,16 @@ from mbdeploy.errors import StepError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.stages.bisect import Traced
 from mbdeploy.stages.bisect_runs import run_parts
+from mbdeploy.targets import Session, Target
 from mbdeploy.targets.process import ProcessTarget
+from mbdeploy.targets.providers import find_row
 from mbdeploy.tracing.cuts import Cut, end_at, quantize_only
-from mbdeploy.tracing.script import write_script
+from mbdeploy.tracing.faults import holds_bound, measure_fault
+from mbdeploy.tracing.script import Judgement, Opening, write_script
 
 _LEVELS = {"none": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
 _STARTS = 4
+_SLACK_DB = 3.0
 _NONE = "ORT_DISABLE_ALL"
 
 
@@ -34,7 +38,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     story: str
     scale: float | None
     zero_point: int
-    limit_db: float | None
+    judgement: Judgement
 
 
 def reduce(traced: Traced, folder: Path, on_progress: Progress = ignore_progress) -> Path | None:
@@ -43,7 +47,8 @@ def reduce(traced: Traced, folder: Path, on_progress: Progress = ignore_progress
     Rules: 1. of a node that is executed wrongly: the graph from one of the tensors nearest before it to the node's
     own output, the shortest that still fails on the cell's target; in the worst case from the model's input. 2. Of a
     rounded activation: the whole graph with and without it. 3. None where no node was found. 4. show.py, beside the
-    models and arrays.npz, needs numpy and onnxruntime, and ends in 1 where it sees the difference.
+    models and arrays.npz, needs numpy, onnxruntime, and the provider's own package where it has one. It judges by what
+    failed, and its exit code is 10 where it sees the difference, which no crash of it has.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -52,19 +57,23 @@ def reduce(traced: Traced, folder: Path, on_progress: Progress = ignore_progress
     if found.cause == "file":
         return None
     part = _cut_out(traced, on_progress) if found.cause == "runtime" else _split(traced)
-    session, target = traced.cell.session, traced.cell.target
+    session = traced.cell.session
     place = folder / re.sub(r"[^\w.-]+", "_", found.subject, flags=re.ASCII).strip("_.")
-    command = target.command if isinstance(target, ProcessTarget) and target.emulated else ("python",)
-    runs = session.runtime == "onnxruntime"
+    opening, plug_in = _find_opening(session)
+    versions = artifact.read_tools("onnxruntime", plug_in) if plug_in else artifact.read_tools("onnxruntime")
     script = write_script(
-        command=_quote(" ".join(command)) + " show.py",
+        command=_quote(_compose_command(traced.cell.target)),
         story=_quote(part.story),
-        version=artifact.read_tools("onnxruntime")["onnxruntime"],
-        provider=session.provider if runs else "CPUExecutionProvider",
-        provider_options=dict(session.provider_options) if runs else {},
+        opening=opening,
+        plug_in=plug_in,
+        version=versions["onnxruntime"],
+        provider_version=versions.get(plug_in, ""),
+        provider=session.provider,
+        provider_options=dict(session.provider_options),
+        threads=session.threads,
         sessions=part.sessions,
         scale=part.scale,
-        limit_db=part.limit_db,
+        judgement=part.judgement,
     )
     arrays = io.BytesIO()
     np.savez(arrays, x=part.inputs, expected=part.expected, zero_point=np.int64(part.zero_point))
@@ -75,12 +84,30 @@ def reduce(traced: Traced, folder: Path, on_progress: Progress = ignore_progress
     return place
 
 
+def _find_opening(session: Session) -> tuple[Opening, str]:
+    """How a script opens the session's provider, and the package beside ONNX Runtime that it then needs."""
+    row = find_row(session.provider)
+    if row is None or not row.beside:
+        return "built in", ""
+    return ("openvino" if session.runtime == "openvino" else "plug-in"), row.wheel
+
+
+def _compose_command(target: Target) -> str:
+    """How the script is run where the cell was."""
+    if isinstance(target, ProcessTarget) and target.emulated:
+        return " ".join((*target.command, "show.py"))
+    return "python show.py" + ("" if target.name == "local" else f"   (on {target.name})")
+
+
 def _cut_out(traced: Traced, on_progress: Progress) -> _Part:
     """The graph that ends at the diverging cut, from the nearest tensor with which it still diverges."""
     cell, cut = traced.cell, traced.cuts[traced.place]
+    expected = traced.exact[cut.tensor]
     whole = end_at(traced.model, [cut.tensor])
     assert whole is not None
     chosen, inputs, start = whole, cell.inputs, traced.model.graph.input[0].name
+    executed, *_ = run_parts(cell.session, cell.target, [whole], inputs, on_progress)[0]
+    judgement = _bound_fault(expected, cut.decode(executed))
     for before in _list_starts(traced, cut):
         values = traced.exact[before.tensor]
         part = end_at(traced.model, [cut.tensor], before.tensor, values.shape[1:])
@@ -89,22 +116,39 @@ def _cut_out(traced: Traced, on_progress: Progress) -> _Part:
             executed, *_ = run_parts(cell.session, cell.target, [part], values, on_progress)[0]
         except StepError:  # no part that this runtime takes: a longer one may be
             continue
-        if _still(traced, cut, cut.decode(executed)):
+        value = measure_fault(judgement.metric, expected, cut.decode(executed))
+        if not holds_bound(judgement.metric, value, judgement.bound):
             chosen, inputs, start = part, values, before.tensor
             break
     session, found = cell.session, traced.divergence
     failing = ("model.onnx", f"ORT_{_LEVELS[session.optimization]}", dict(session.session_config), True)
-    words = ", ".join((session.optimization, *(f"{key}={value}" for key, value in session.session_config.items())))
+    words = ", ".join(
+        (session.provider, session.optimization, *(f"{key}={value}" for key, value in session.session_config.items()))
+    )
     return _Part(
         models={"model.onnx": chosen},
         inputs=inputs,
-        expected=traced.exact[cut.tensor],
+        expected=expected,
         sessions={"exact (optimisation none)": ("model.onnx", _NONE, {}, False), f"as executed ({words})": failing},
         story=f"{found.subject}: {found.operator} {found.node}, from {start} to {cut.tensor}. Expected: exact values.",
         scale=cut.scale,
         zero_point=cut.zero_point,
-        limit_db=found.after + 3.0,  # in its place in the model it was worse still, or as bad
+        judgement=judgement,
     )
+
+
+def _bound_fault(expected: NDArray[Any], executed: NDArray[Any]) -> Judgement:
+    """What a part must not hold to fail as the node did in its place: within 3 dB of it, or in any way without number.
+
+    Rules: 1. where one of the two is no number, elements that are so are counted. 2. Against zeros SQNR does not
+    exist: the largest error counts. 3. Else SQNR.
+    """
+    if measure_fault("unlike", expected, executed) > 0:
+        return Judgement(metric="unlike", bound=0.0)
+    db = measure_fault("sqnr_db", expected, executed)
+    if not np.isfinite(db):
+        return Judgement(metric="max_abs", bound=measure_fault("max_abs", expected, executed) / np.sqrt(2.0).item())
+    return Judgement(metric="sqnr_db", bound=db + _SLACK_DB)
 
 
 def _list_starts(traced: Traced, cut: Cut) -> list[Cut]:
@@ -114,16 +158,10 @@ def _list_starts(traced: Traced, cut: Cut) -> list[Cut]:
     return found[:_STARTS]
 
 
-def _still(traced: Traced, cut: Cut, executed: NDArray[Any]) -> bool:
-    """Whether the part alone is as far from the exact values as the node was in its place, within 3 dB."""
-    exact = traced.exact[cut.tensor].astype(np.float64)
-    noise = float(np.square(exact - executed).sum())
-    return noise > 0 and 10 * np.log10(float(np.square(exact).sum()) / noise) < traced.divergence.after + 3.0
-
-
 def _split(traced: Traced) -> _Part:
     """The graph with Q/DQ up to the activation that fails the gate, and up to the one before."""
     cell, found = traced.cell, traced.divergence
+    gate = next(gate for gate in cell.failed if gate.name == found.measure)
     names = [cut.tensor for cut in traced.cuts]
     output = traced.model.graph.output[cell.index].name
     models = {}
@@ -140,7 +178,7 @@ def _split(traced: Traced) -> _Part:
         f"{found.tensor} (of {found.operator} {found.node}), {found.after:.4g} with it. Expected: the reference.",
         scale=None,
         zero_point=0,
-        limit_db=None,
+        judgement=Judgement(metric=gate.name, bound=gate.bound, refuses_degenerate=True),
     )
 
 

@@ -80,6 +80,9 @@ class OnnxRuntime:
     optimised graph; recording costs time and memory, so a session that is measured goes without.
     """
 
+    #: The nodes that each provider took, before they were fused or compiled, by operator; older runtimes do not say.
+    _assigned: dict[str, dict[str, int]] | None = None
+
     def __init__(self, spec: Job, record: bool) -> None:
         ort = import_onnxruntime()
         self._ort = ort
@@ -154,10 +157,14 @@ class OnnxRuntime:
             raise RefusedError("unavailable", f"ONNX Runtime fell back to {', '.join(listed)}")
         if not recorded or not hasattr(self._session, "get_provider_graph_assignment_info"):
             return  # older runtimes do not say; the profile of the first run still does
-        parts = self._session.get_provider_graph_assignment_info()
-        nodes = collections.Counter(part.ep_name for part in parts for _ in part.get_nodes())
-        if nodes and self.provider not in nodes:
-            raise RefusedError("unavailable", f"it took no node of this model: all went to {', '.join(nodes)}")
+        assigned: dict[str, dict[str, int]] = {}
+        for part in self._session.get_provider_graph_assignment_info():
+            operators = assigned.setdefault(part.ep_name, {})
+            for node in part.get_nodes():
+                operators[node.op_type] = operators.get(node.op_type, 0) + 1
+        self._assigned = {provider: operators for provider, operators in assigned.items() if operators}
+        if self._assigned and self.provider not in self._assigned:
+            raise RefusedError("unavailable", f"it took no node of this model: all went to {', '.join(self._assigned)}")
 
     def run(self, images: Array) -> list[Array]:
         """The outputs for a batch of images."""
@@ -193,7 +200,7 @@ class OnnxRuntime:
             if not self._allow_fallback:
                 raise RefusedError("unavailable", "it ran no node of this model")
             self.settings["fallback"] = "it ran no node of this model"
-        return sum_placement(nodes, self.provider)
+        return sum_placement(nodes, self.provider, self._assigned)
 
     def read_profile(self) -> list[list[Any]]:
         """Every node that ran, in the order of execution: see Ran in job.py."""
@@ -287,14 +294,20 @@ class OpenVino:
 RUNTIMES: dict[str, Any] = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 
 
-def sum_placement(ran: list[tuple[str, str, str, str]], provider: str) -> dict[str, Any]:
-    """Nodes as (name, operator, provider, type of the first input), counted, and those that another provider ran."""
-    return {
+def sum_placement(
+    ran: list[tuple[str, str, str, str]], provider: str, assigned: dict[str, dict[str, int]] | None = None
+) -> dict[str, Any]:
+    """Nodes as (name, operator, provider, type of the first input), counted, and those that another provider ran.
+
+    ``assigned`` are the nodes that each provider took before, by operator, where that is known.
+    """
+    placement: dict[str, Any] = {
         "nodes": dict(collections.Counter(node[2] for node in ran)),
         "operators": dict(collections.Counter(node[1] for node in ran)),
         "elsewhere": sorted(f"{operator} {name}" for name, operator, where, _ in ran if where != provider),
         "ran": ran,
     }
+    return {**placement, "assigned": assigned} if assigned else placement
 
 
 def name_property(value: Any) -> str:

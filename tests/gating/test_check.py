@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -87,6 +88,30 @@ def test_gates_know_their_variant_provider_rule_and_budget(card: ModelCard) -> N
     ]
 
 
+def test_a_rule_over_placement_is_a_gate_of_its_own(card: ModelCard) -> None:
+    rule = Check(name="no float Conv", subject="int8 on cpu", value=1, bound=0, comparison="<=", passed=False)
+    gate = collect_gates(card, msgspec.structs.replace(MEASURED, checks=(rule,)))[0]
+    assert (gate.variant, gate.provider, gate.rule, gate.budget) == ("int8", "cpu", "MB407", "")
+
+
+def test_rules_over_placement_go_to_the_providers_that_they_judge(
+    card: ModelCard, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, replaced = [], measuring.run
+
+    def run(path: str, *, providers: list[str], require_placement: list[str], **options: Any) -> None:
+        asked.append((*providers, *require_placement))
+        replaced(path, providers=providers, **options)
+
+    monkeypatch.setattr(measuring, "run", run)
+    cuda, rules = "CUDAExecutionProvider", ("no float Conv", "cuda>=95%")
+    check([card], providers=["cpu", cuda], require_placement=rules)
+    assert asked == [("cpu", cuda, *rules), ("cpu", rules[0]), (cuda, *rules)]
+    with pytest.raises(UsageError, match="expected --provider cuda, found cpu"):
+        check([card], require_placement=rules)
+    assert len(asked) == 3
+
+
 def test_an_error_of_the_audit_is_a_gate_unless_it_is_ignored(card: ModelCard, calls: list[Any]) -> None:
     report = check([card])
     assert report.exit_code == 1
@@ -106,8 +131,6 @@ def test_a_provider_that_is_not_here_is_a_row_and_the_others_go_on(card: ModelCa
 def test_a_card_that_cannot_be_used_does_not_keep_others_from_being_judged(
     card: ModelCard, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import msgspec
-
     other = msgspec.structs.replace(card, name="other")
 
     def read(folder: Path) -> Measured:
@@ -130,8 +153,6 @@ def test_what_means_nothing_is_refused_before_any_work(card: ModelCard, calls: l
 
 
 def test_a_card_that_the_baseline_does_not_have_is_said_to_be_new(card: ModelCard, calls: list[Any]) -> None:
-    import msgspec
-
     known = Path("ref/other/int8.onnx")
     known.parent.mkdir(parents=True)
     known.touch()

@@ -180,6 +180,21 @@ def test_boards_follow_what_is_shared_and_times_follow_everything(
     assert [fact.models[0].provider for fact in report.cards[1].latency] == ["cpu", BOARD]
 
 
+def test_workers_get_the_rules_over_placement_that_their_provider_is_judged_by(
+    card: ModelCard, executor: InlineExecutor, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def verify(models: list[Path], *, require_placement: list[str], **options: Any) -> ParityReport:
+        asked.append((*options["providers"], *require_placement))
+        return stages.verify(models, **options)
+
+    monkeypatch.setattr(jobs.verify, "verify", verify)
+    rules = ("no float Conv", "cpu>=90%", "openvino>=90%")
+    share([card], providers=["openvino", BOARD], require_placement=rules)
+    assert asked == [("openvino", rules[0], rules[2]), (BOARD, rules[0], rules[1])]
+
+
 def test_what_is_missing_on_the_cluster_is_refused_before_any_work(
     card: ModelCard, executor: InlineExecutor, stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:

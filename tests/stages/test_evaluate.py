@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from mbdeploy.cli import program
 from mbdeploy.derive import compare_predictions, estimate_accuracy
 from mbdeploy.errors import DataError, ModelError, StepError, UsageError
 from mbdeploy.executing import Work
@@ -62,6 +64,25 @@ def test_a_model_is_evaluated_on_this_machine(write_mean_model: Write, labelled:
     assert compare_predictions(report, 2).changed == 12
     assert report.models[0].placement.nodes.keys() == {"CPUExecutionProvider"}
     assert decode_result(encode_result(report), EvalReport) == report
+
+
+def test_rules_over_placement_are_gates_of_an_evaluation(
+    write_mean_model: Write, labelled: str, plug_fake: Plug
+) -> None:
+    word = plug_fake("true", FakeTarget(answer=answer_mean))
+    models = [write_mean_model(), write_mean_model("int8.onnx", quantized=True)]
+    report = evaluate(models, data=labelled, provider=word, require_placement=["cpu>=100%", "no float Fake"])
+    found = [(gate.name, gate.subject, gate.passed) for gate in report.checks]
+    assert found == [
+        ("cpu>=100%", f"fp32 on {word}", True),
+        ("cpu>=100%", f"int8 on {word}", True),
+        ("no float Fake", f"int8 on {word}", False),
+    ]
+    assert decode_result(encode_result(report), EvalReport).checks == report.checks
+    words = ["evaluate", *map(str, models), "--data", labelled, "--provider", word, "--require-placement"]
+    assert [CliRunner().invoke(program, [*words, rule]).exit_code for rule in ("cpu>=1%", "no float Fake")] == [0, 1]
+    with pytest.raises(UsageError, match="expected --provider cuda"):
+        evaluate(models, data=labelled, provider=word, require_placement=["cuda>=1%"])
 
 
 def test_shards_give_what_one_pass_gives(

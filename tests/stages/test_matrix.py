@@ -13,18 +13,20 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mbdeploy.card import Budgets
 from mbdeploy.cli import program
 from mbdeploy.errors import StepError
 from mbdeploy.golden import Golden, write_golden
+from mbdeploy.stages import matrix
+from mbdeploy.stages.bisect_runs import Cell, diverges, measure
 from mbdeploy.stages.matrix import verify_matrix
 from mbdeploy.stages.matrix_runs import WAYS
 from mbdeploy.targets import Session
 from mbdeploy.targets.fake import FakeTarget
-from mbdeploy.tracing.cuts import quantize_only
+from mbdeploy.tracing.cuts import Cut, quantize_only
 
 Build = Callable[..., onnx.ModelProto]
 Plug = Callable[[str, FakeTarget], str]
@@ -96,7 +98,7 @@ def test_a_node_that_this_runtime_executes_otherwise_is_named(
     done = subprocess.run(
         [sys.executable, "-I", str(place / "show.py")], capture_output=True, text=True, cwd=tmp_path, timeout=60
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 10, done.stderr
     lines = [line for line in done.stdout.splitlines() if "SQNR" in line]
     assert "SQNR     inf dB" in lines[0] and "exact" in lines[0]
     assert "as executed" in lines[1] and "inf" not in lines[1]
@@ -177,8 +179,115 @@ def test_an_activation_that_is_rounded_too_coarsely_is_named(
     assert one.before >= 30 > one.after
     place = Path(report.reduced[0])
     done = subprocess.run([sys.executable, "-I", str(place / "show.py")], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 10, done.stderr
     assert f"{one.after:.2f} dB" in done.stdout and f"{one.before:.2f} dB" in done.stdout
+
+
+def show(place: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(Path(place) / "show.py")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.slow
+def test_a_node_without_any_number_in_a_model_of_one_image_is_shown_with_its_threads(
+    build_chain: Build, tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matrix, "list_ways", lambda *_: ["default", "none"])  # the others fail alike
+    path = save(build_chain(layers=2, wrong_bias=2), tmp_path / "q.onnx", images)  # its only channel is constant
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    path.write_bytes(model.SerializeToString())
+    report = verify_matrix([path], budgets=LOOSE, threads=2, reduce_to=tmp_path / "reduced")
+    assert np.isnan(report.divergences[0].after)
+    done = show(report.reduced[0])
+    assert done.returncode == 10, done.stdout + done.stderr
+    assert "THREADS = 2\n" in (Path(report.reduced[0]) / "show.py").read_text()
+
+
+@pytest.mark.slow
+def test_what_openvino_gets_wrong_is_shown_by_openvino(real_openvino: None, tmp_path: Path, images: np.ndarray) -> None:
+    grid = ["s", "z"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *grid], ["q0"], "quantize0"),
+        helper.make_node("DequantizeLinear", ["q0", *grid], ["d0"], "dequantize0"),
+        helper.make_node("AveragePool", ["d0"], ["c"], "pool", kernel_shape=[3, 3], pads=[1] * 4, count_include_pad=1),
+        helper.make_node("QuantizeLinear", ["c", *grid], ["q1"], "quantize1"),
+        helper.make_node("DequantizeLinear", ["q1", *grid], ["y"], "dequantize1"),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, 6, 6]) for name in "xy")
+    weights = [numpy_helper.from_array(np.asarray(np.float32(1 / 32)), "s")]
+    weights.append(numpy_helper.from_array(np.asarray(np.uint8(128)), "z"))
+    graph = helper.make_graph(nodes, "pool", [x], [y], weights)
+    path = save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10),
+        tmp_path / "q.onnx",
+        images,
+    )
+    report = verify_matrix([path], providers=["openvino"], budgets=LOOSE, reduce_to=tmp_path / "reduced")
+    assert [(one.cause, one.node) for one in report.divergences] == [("runtime", "pool")]
+    done = show(report.reduced[0])
+    assert done.returncode == 10 and "as executed (OpenVINO" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_cell_that_failed_by_its_classes_is_shown_by_its_classes(
+    build_chain: Build, tmp_path: Path, images: np.ndarray
+) -> None:
+    model = build_chain(channels=2)
+    path = save(model, tmp_path / "q.onnx", np.repeat(images, 2, axis=1))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.float32(1.0)), "coarse"))
+    for node in model.graph.node:
+        if node.name in ("quantize2", "dequantize2"):
+            node.input[1] = "coarse"
+    path.write_bytes(model.SerializeToString())
+    budgets = Budgets(int8_sqnr_db=0, int8_top1_agreement=0.95)
+    report = verify_matrix([path], budgets=budgets, reduce_to=tmp_path / "reduced")
+    (one,) = report.divergences
+    assert (one.cause, one.measure, one.node) == ("rounding", "top1_agreement", "conv2")
+    done = show(report.reduced[0])
+    assert done.returncode == 10 and f"top1_agreement {one.after:.4g}, bound 0.95" in done.stdout, done.stdout
+
+
+@pytest.mark.slow
+def test_a_cell_that_fell_back_is_shown_where_it_ran_and_nan_is_judged(
+    make_conv_model: Build, tmp_path: Path, plug_fake: Plug
+) -> None:
+    def answer(session: Session, inputs: np.ndarray) -> list[np.ndarray]:
+        answers = ReferenceEvaluator(onnx.load(session.model)).run(None, {"image": inputs})
+        return [values * (1 if session.optimization == "none" else np.nan) for values in answers]
+
+    images = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    onnx.save(make_conv_model(), tmp_path / "f.onnx")
+    expected = ReferenceEvaluator(make_conv_model()).run(None, {"image": images})[0]
+    golden = Golden(input=images, outputs=(expected,), output_names=("logits",), names=("a", "b"))
+    write_golden(tmp_path / "golden.npz", golden)
+    word = plug_fake("board", FakeTarget(answer=answer)).replace("cpu@", "cuda@")
+    report = verify_matrix([tmp_path / "f.onnx"], providers=[word], allow_fallback=True, reduce_to=tmp_path / "reduced")
+    text = (Path(report.reduced[0]) / "show.py").read_text()
+    assert "PROVIDER, PROVIDER_OPTIONS = 'CPUExecutionProvider', {}" in text
+    assert "METRIC, BOUND, REFUSES_DEGENERATE = 'unlike', 0.0, False" in text
+    assert show(report.reduced[0]).returncode == 0  # here it is executed rightly
+
+
+def test_values_that_are_equal_do_not_diverge_even_without_any_number(tmp_path: Path) -> None:
+    cell = Cell(
+        model=tmp_path,
+        name="f",
+        kind="fp32",
+        session=Session(model=tmp_path, provider="CPUExecutionProvider"),
+        target=FakeTarget(answer=lambda session, inputs: []),
+        **dict.fromkeys(("inputs", "expected", "executed", "exact"), np.zeros(1, np.float32)),
+        index=0,
+        failed=(),
+        budgets=Budgets(),
+    )
+    cut = Cut(tensor="t", node="n", operator="Log", sources=())
+    values = np.array([[np.nan, 1], [np.inf, 2]], np.float32)
+    assert not diverges(cut, values, values.copy(), None, cell) and measure(cut, values, values.copy())[0] == np.inf
+    assert diverges(cut, values, np.nan_to_num(values), None, cell)
+    constant = np.ones((2, 2), np.float32)
+    assert not diverges(cut, constant, constant.copy(), constant, cell)
 
 
 @pytest.mark.slow
@@ -236,4 +345,4 @@ def test_saturation_on_a_cpu_without_vnni_is_traced_to_its_layer(
     command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     lines = [line for line in done.stdout.splitlines() if "SQNR" in line]
-    assert done.returncode == 1 and "inf dB" in lines[0] and "inf dB" not in lines[1], done.stderr
+    assert done.returncode == 10 and "inf dB" in lines[0] and "inf dB" not in lines[1], done.stderr

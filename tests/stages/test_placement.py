@@ -23,7 +23,7 @@ from mbdeploy.stages.placement import check_rules, judge_placement, judge_placem
 from mbdeploy.stages.verify import verify
 from mbdeploy.targets.fake import FakeTarget
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, QNN = "CPUExecutionProvider", "CUDAExecutionProvider", "QNNExecutionProvider"
 Write = Callable[..., Path]
 Plug = Callable[[str, FakeTarget], str]
 
@@ -74,7 +74,7 @@ def test_no_float_takes_a_family_or_any_operators_name() -> None:
     placement = place(("FullyConnected", CPU, "float32"), ("HardSigmoid", CPU, "float32"))
     assert judge("no float gemm", placement)[:2] == (1, False)
     assert judge("no float HardSigmoid", placement)[:2] == (1, False)
-    assert judge("no float Softmax", placement)[:2] == (0, True)
+    assert judge("no float Softmax", place(("Softmax", CPU, "uint8")))[:2] == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,6 @@ def test_no_float_takes_a_family_or_any_operators_name() -> None:
     [
         ("QuantizeLinear QLinearConv QLinearConv DequantizeLinear Softmax", 0),
         ("QuantizeLinear QLinearConv DequantizeLinear HardSigmoid QuantizeLinear QLinearConv DequantizeLinear", 2),
-        ("QuantizeLinear DequantizeLinear Softmax", 0),
         ("Convolution FakeQuantize Convolution", 1),
     ],
 )
@@ -90,6 +89,91 @@ def test_quantizing_at_the_ends_is_no_island(operators: str, faults: int) -> Non
     nodes = [(name, CPU, "uint8") for name in operators.split()]
     assert judge("no Q/DQ left between convolutions", place(*nodes))[:2] == (faults, faults == 0)
     assert judge("no qdq between convs", place(*nodes))[0] == faults
+
+
+@pytest.mark.parametrize(
+    ("text", "operators", "cause"),
+    [
+        ("no float Convv", "QLinearConv", "no Convv was recorded"),
+        ("no float Conv", "QuantizeLinear DequantizeLinear", "no Conv was recorded"),
+        (
+            "no Q/DQ left between convolutions",
+            "QuantizeLinear DequantizeLinear Softmax",
+            "fewer than two convolutions",
+        ),
+        ("no Q/DQ left between convolutions", "QuantizeLinear QLinearConv", "fewer than two convolutions"),
+    ],
+)
+def test_a_rule_over_nothing_fails_without_a_number(text: str, operators: str, cause: str) -> None:
+    value, passed, note = judge(text, place(*[(name, CPU, "uint8") for name in operators.split()]))
+    assert math.isnan(value) and passed is False and cause in note
+
+
+def compile_on(
+    provider: str, operator: str, assigned: dict[str, dict[str, int]], *more: tuple[str, str, str]
+) -> Placement:
+    """Quantize, a part that was compiled into one node, dequantize; and ``more``."""
+    ends = (("QuantizeLinear", CPU, "float32"), (operator, provider, "int32"), ("DequantizeLinear", CPU, "uint8"))
+    return msgspec.structs.replace(place(*ends, *more), assigned=assigned)
+
+
+TOOK = {QNN: {"Conv": 3, "QuantizeLinear": 5, "DequantizeLinear": 11}, CPU: {"QuantizeLinear": 1}}
+
+
+def test_a_share_counts_what_a_compiled_part_is_made_of() -> None:
+    placement = compile_on(QNN, "QNNExecutionProvider_64_1", TOOK)
+    assert judge("qnn>=95%", placement, "qnn") == (95, True, "")
+    assert judge("qnn>=96%", placement, "qnn") == (95, False, f"1 QuantizeLinear on {CPU}")
+
+
+def test_a_share_of_compiled_parts_of_unknown_size_is_inconclusive() -> None:
+    value, passed, note = judge("qnn>=1%", compile_on(QNN, "QNNExecutionProvider_64_1", {}), "qnn")
+    assert math.isnan(value) and passed is None and f"what {QNN} compiled into 1 of the nodes" in note
+    assert judge("qnn>=100%", place(("QNN_1", QNN, "int32")), "qnn") == (100, True, "")  # all of it, whatever it is
+
+
+def test_a_provider_that_took_nodes_and_ran_none_has_no_share() -> None:
+    placement = msgspec.structs.replace(place(("Conv", CPU, "float32")), assigned={QNN: {"Conv": 1}})
+    assert judge("qnn>=1%", placement, "qnn")[:2] == (0, False)
+
+
+@pytest.mark.parametrize("text", ["no float Conv", "no Q/DQ left between convolutions"])
+@pytest.mark.parametrize(
+    ("provider", "operator"), [(QNN, "QNNExecutionProvider_64_1"), ("NewExecutionProvider", "New_subgraph_1")]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_what_was_compiled_cannot_be_looked_into(text: str, provider: str, operator: str, known: bool) -> None:
+    assigned = {provider: TOOK[QNN]} if known else {}
+    value, passed, note = judge(text, compile_on(provider, operator, assigned))
+    assert math.isnan(value) and passed is None and f"what {provider} compiled into 1 of the nodes" in note
+    convolutions = [("Conv", CPU, "float32"), ("DequantizeLinear", CPU, "uint8"), ("Conv", CPU, "float32")]
+    assert judge(text, compile_on(provider, operator, assigned, *convolutions))[1] is False  # what is seen is enough
+
+
+def test_what_a_provider_did_not_take_is_not_hidden_in_what_it_compiled() -> None:
+    placement = compile_on(
+        QNN, "QNN_1", {QNN: {"Softmax": 1}}, ("QLinearConv", CPU, "uint8"), ("QLinearConv", CPU, "uint8")
+    )
+    assert judge("no float Conv", placement)[:2] == (0, True)
+    assert judge("no Q/DQ left between convolutions", placement)[:2] == (0, True)
+    assert judge("no float Softmax", placement)[1] is None
+
+
+def test_quantizing_inside_a_part_between_two_convolutions_is_hidden() -> None:
+    nodes = place(("QLinearConv", CPU, "uint8"), ("QNN_1", QNN, "uint8"), ("QLinearConv", CPU, "uint8"))
+    text = "no Q/DQ left between convolutions"
+    assert judge(text, msgspec.structs.replace(nodes, assigned={QNN: {"Softmax": 1}}))[1] is True
+    assert judge(text, msgspec.structs.replace(nodes, assigned={QNN: {"DequantizeLinear": 1}}))[1] is None
+
+
+def test_an_operator_of_one_s_own_on_the_cpu_is_no_compiled_part() -> None:
+    placement = place(("My_Operator", CPU, "uint8"), ("QLinearConv", CPU, "uint8"))
+    assert judge("no float Conv", placement)[:2] == (0, True)
+
+
+def test_a_placement_that_was_saved_before_assignments_were_loads() -> None:
+    old = b'{"nodes":{"CPUExecutionProvider":1},"operators":{"Conv":1},"elsewhere":[],"ran":[["n","Conv","P","uint8"]]}'
+    assert decode_result(old, Placement).assigned == {}
 
 
 def test_rules_over_types_judge_int8_files_only() -> None:
@@ -186,6 +270,8 @@ def test_verify_gates_on_what_really_ran(
         assert found["no Q/DQ left between convolutions"].value == (2 if island else 0)
     executed = report.rows[0]
     assert executed.metrics.max_abs == 0
+    if word == "cpu":  # before they are fused: those of the file
+        assert executed.placement.assigned[CPU]["Conv"] == 2 and "QLinearConv" not in executed.placement.assigned[CPU]
     assert sum(executed.placement.operators.values()) == len(executed.placement.ran)
     assert decode_result(encode_result(report), ParityReport) == report
 

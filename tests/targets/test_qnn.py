@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mbdeploy.errors import UsageError
 from mbdeploy.targets import Job, Session, open_target, parse_provider
+from mbdeploy.tracing.script import Judgement, write_script
 
 CPU, QNN = "CPUExecutionProvider", "QNNExecutionProvider"
 
@@ -75,7 +78,37 @@ def test_the_simulator_answers_as_the_cpu_does_within_a_step(int8_model: Path) -
         for node in qnn.placement.ran
         if node.provider == CPU
     )
+    assert qnn.placement.assigned[QNN]["Conv"] >= 1  # which was compiled into a node that does not say so
     assert "simulated" in qnn.settings
+
+
+@pytest.mark.slow
+def test_the_script_of_a_reduction_runs_there_by_itself(int8_model: Path) -> None:
+    folder, images = int8_model.parent, np.random.default_rng(4).normal(0, 0.8, (3, 3, 8, 8)).astype(np.float32)
+    here = (Session(model=int8_model, provider=CPU, optimization="none"),)
+    (exact,) = open_target(parse_provider("cpu")).run(Job(kind="infer", sessions=here, inputs=images)).sessions
+    np.savez(folder / "arrays.npz", x=images, expected=exact.outputs[0], zero_point=np.int64(0))
+    for bound, code in ((10.0, 0), (1000.0, 10)):  # it rounds otherwise here and there
+        script = write_script(
+            command="python show.py",
+            story="for a test",
+            opening="plug-in",
+            plug_in="onnxruntime-qnn",
+            version="1",
+            provider=QNN,
+            provider_options=dict(parse_provider("qnn").options),
+            threads=1,
+            sessions={
+                "exact": (int8_model.name, "ORT_DISABLE_ALL", {}, False),
+                "as executed": (int8_model.name, "ORT_ENABLE_ALL", {}, True),
+            },
+            scale=None,
+            judgement=Judgement(metric="sqnr_db", bound=bound),
+        )
+        (folder / "show.py").write_text(script)
+        command = [sys.executable, "-I", str(folder / "show.py")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -36,7 +36,10 @@ class FileFact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlacementFact(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the nodes of one session ran: how many on each provider, and how many of each operator by type."""
+    """Where the nodes of one session ran: how many on each provider, and how many of each operator by type.
+
+    ``assigned`` counts the nodes that each provider took before they were fused; empty where nobody says.
+    """
 
     model: str
     provider: str
@@ -44,6 +47,7 @@ class PlacementFact(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int]
     operators: dict[str, dict[str, int]]
     elsewhere: tuple[str, ...]
+    assigned: dict[str, int] = {}
 
 
 class HostFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,6 +193,7 @@ def _derive_placements(saved: Saved) -> Iterator[PlacementFact]:
                 nodes=placement.nodes,
                 operators=_count_types(placement),
                 elsewhere=placement.elsewhere,
+                assigned={provider: sum(operators.values()) for provider, operators in placement.assigned.items()},
             )
 
 

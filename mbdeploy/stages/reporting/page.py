@@ -200,9 +200,11 @@ def _tabulate_placement(fact: PlacementFact) -> Table:
         for operator, kinds in fact.operators.items()
         for kind, count in kinds.items()
     )
-    nodes = ", ".join(f"{count} on {provider}" for provider, count in fact.nodes.items())
-    notes = (f"Ran elsewhere: {', '.join(fact.elsewhere)}",) if fact.elsewhere else ()
-    title = f"{fact.model} on {fact.provider}: {nodes}"
+    ran = ", ".join(f"{count} on {provider}" for provider, count in fact.nodes.items())
+    taken = ", ".join(f"{count} on {provider}" for provider, count in fact.assigned.items())
+    said = {"Taken, before they were fused": taken, "Ran elsewhere": ", ".join(fact.elsewhere)}
+    notes = tuple(f"{what}: {nodes}" for what, nodes in said.items() if nodes)
+    title = f"{fact.model} on {fact.provider}: {ran}"
     return Table(title=title, columns=("operator", "type", "nodes"), rows=rows, notes=notes, left=(0, 1))
 
 
