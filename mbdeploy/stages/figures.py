@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mbdeploy.derive import Verdict
 from mbdeploy.results import Check, Metrics
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts, ParityFact
 from mbdeploy.stages.tables import Table, format_bytes
-from mbdeploy.stages.verdict import Verdict
 from mbdeploy.stages.wording import (
     name_interval,
     name_list,

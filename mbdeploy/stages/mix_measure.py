@@ -34,7 +34,7 @@ from mbdeploy.targets.job import refuse_emulated_times
 
 #: Images on which single moves are compared; mixes are compared on all.
 _FEW = 32
-#: Rounds: of six moves by turns, and of the mixes, whose ratios are what the user is told.
+#: Rounds in one process: of six moves by turns, and of the mixes. Both are estimates, to choose by.
 _MOVE_ROUNDS, _MIX_ROUNDS = 40, 120
 _WARMUP = 3
 
@@ -69,28 +69,42 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         times = [ran.cpu_ns if by_cpu else ran.wall_ns for ran in sessions]
         return [estimate_ratio(times[0], candidate) for candidate in times[1:]]
 
+    @property
+    def batch(self) -> int:
+        """How many images a file is timed with at once."""
+        return self.subject.signature.batch or 1
+
     def measure_mixes(self, made: Mapping[str, tuple[Path, tuple[str, ...]]], goals: Goals) -> list[Mix]:
         """Every mix against optimised FP32, on all images and in one run."""
         paths = [path for path, _ in made.values()]
         ratios = self.time_against(self.subject.path, paths, _MIX_ROUNDS)
         outputs = [ran.outputs[0] for ran in self._run("infer", paths, self.images).sessions]
         target = goals.target_ratio or ratios[0].value
-        mixes = []
-        for (name, (path, kept)), ratio, output in zip(made.items(), ratios, outputs, strict=True):
-            drop = self._measure_drop(output)
-            mixes.append(
-                Mix(
-                    name=name,
-                    keep_float=kept,
-                    ratio=ratio,
-                    sqnr_db=compare_outputs(self.expected, output).sqnr_db,
-                    drop=drop,
-                    size_bytes=path.stat().st_size,
-                    reward=compute_reward(drop.value, ratio.value, target),
-                    on_front=False,
-                )
-            )
-        return mixes
+        return [
+            self._describe(name, path, kept, ratio, output, target)
+            for (name, (path, kept)), ratio, output in zip(made.items(), ratios, outputs, strict=True)
+        ]
+
+    def measure_made(self, plain: Mix, path: Path, ratio: Interval, target: float) -> Mix:
+        """A mix that was quantized in full, on all images; its time was taken elsewhere. ``target`` is the reward's."""
+        output = self._run("infer", [path], self.images).sessions[0].outputs[0]
+        found = self._describe(plain.name, path, plain.keep_float, ratio, output, target)
+        return msgspec.structs.replace(found, on_front=plain.on_front)
+
+    def _describe(
+        self, name: str, path: Path, kept: tuple[str, ...], ratio: Interval, output: NDArray[Any], target: float
+    ) -> Mix:
+        drop = self._measure_drop(output)
+        return Mix(
+            name=name,
+            keep_float=kept,
+            ratio=ratio,
+            sqnr_db=compare_outputs(self.expected, output).sqnr_db,
+            drop=drop,
+            size_bytes=path.stat().st_size,
+            reward=compute_reward(drop.value, ratio.value, target),
+            on_front=False,
+        )
 
     def _measure_drop(self, output: NDArray[Any]) -> Interval:
         """Points of top-1 lost; without labels, of images (pixels) whose class is another."""
@@ -114,7 +128,7 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         sessions = tuple(
             plan_session(subject, self.provider, threads=self.threads, session_config=config) for subject in subjects
         )
-        size = self.subject.signature.batch or (1 if kind == "bench" else 16)
+        size = self.batch if kind == "bench" else self.subject.signature.batch or 16
         job = Job(
             kind=kind,
             sessions=sessions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.stages.mix_tables import list_goals
 from mbdeploy.stages.pages import open_template
 
@@ -15,7 +16,7 @@ _STEPS = 5
 def render_search(report: MixReport) -> str:
     """One self-contained HTML page; names from the model are escaped."""
     page: str = open_template("mix.html").render(
-        report=report, goals=list_goals(report), plot=_place_mixes(report), size=(_WIDTH, _HEIGHT)
+        report=report, verdict=judge_search(report), goals=list_goals(report), plot=_place_mixes(report), size=(_WIDTH, _HEIGHT)
     )
     return page
 

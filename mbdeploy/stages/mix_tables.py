@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mbdeploy.estimate import Interval
 from mbdeploy.mixing.report import Effect, Mix, MixReport
+from mbdeploy.mixing.verdict import judge_search
+from mbdeploy.stages.figures import tabulate_verdicts
 from mbdeploy.stages.tables import Table, format_bytes
+from mbdeploy.stages.wording import name_interval, name_verdict
 
 _MOST_ROWS = 10
 
 
 def tabulate_search(report: MixReport) -> list[Table]:
-    """The outcome, the mixes (those on the Pareto front marked), and the moves that matter most."""
+    """The outcome and its verdict, the mixes (those on the Pareto front marked), and the moves that matter most."""
     facts = Table(title="INT8 within goals", columns=("", ""), rows=tuple(_list_facts(report)), left=(0, 1))
     mixes = Table(
-        title=f"Mixes on {report.provider}, each with one more move in float, before weights are fitted",
+        title=f"Mixes on {report.provider}, each with one more move in float, before weights are fitted: estimates",
         columns=("mix", "of FP32's time", "SQNR dB", "drop", "size", "front"),
         rows=tuple(_describe_mix(mix, mix.name == report.chosen) for mix in report.mixes),
         notes=_explain_mixes(report),
     )
     made = Table(
-        title="Quantized in full",
+        title="Quantized in full, timed in several processes",
         columns=mixes.columns,
         rows=tuple(_describe_mix(mix, mix.name == report.chosen) for mix in report.made),
     )
-    return [facts, *([made] if report.made else []), mixes, _tabulate_effects(report.effects)]
+    verdict = tabulate_verdicts([judge_search(report)])
+    return [facts, *verdict, *([made] if report.made else []), mixes, _tabulate_effects(report.effects)]
 
 
 def list_goals(report: MixReport) -> list[str]:
@@ -52,17 +55,18 @@ def _list_facts(report: MixReport) -> Iterator[tuple[str, str]]:
     final = report.final
     yield "chosen", f"{report.chosen}: {report.reason}"
     yield "in float", ", ".join(final.keep_float) or "nothing"
-    yield "written, measured again", f"{_say(final.ratio)} of FP32's time, {final.sqnr_db:.2f} dB"
-    for check in report.checks:
-        verdict = {True: "pass", False: "FAIL", None: "inconclusive"}[check.passed]
-        yield check.name, f"{verdict} ({check.value:.4g} {check.comparison} {check.bound:.4g}) {check.note}".strip()
+    yield "written, measured again", f"{name_interval(final.ratio)} of FP32's time, {final.sqnr_db:.2f} dB"
+    processes = len(set(report.timed[final.name].control.process))
+    control = report.checks[0]
+    said = f"{name_verdict(control.passed)} ({control.value:.1%} off 1; {processes} processes) {control.note}"
+    yield control.name, said.strip()
 
 
 def _describe_mix(mix: Mix, chosen: bool) -> tuple[str, ...]:
     front = "*" if mix.on_front else ""
     return (
         f"{mix.name}{' (chosen)' if chosen else ''}",
-        _say(mix.ratio),
+        name_interval(mix.ratio),
         f"{mix.sqnr_db:.2f}",
         f"{mix.drop.value:.2f}",
         format_bytes(mix.size_bytes),
@@ -85,15 +89,11 @@ def _tabulate_effects(effects: Sequence[Effect]) -> Table:
         title="What a move does on its own",
         columns=("in float", "time", "dB, it in float", "dB, it in INT8"),
         rows=tuple(
-            (effect.move.name, _say(effect.ratio), f"{effect.spared_db:.2f}", f"{effect.alone_db:.2f}")
+            (effect.move.name, name_interval(effect.ratio), f"{effect.spared_db:.2f}", f"{effect.alone_db:.2f}")
             for effect in shown[:_MOST_ROWS]
         ),
         notes=(
-            "time: over all in INT8, conversions included; dB: it in float and the rest in INT8, and the reverse",
+            "time: an estimate of one process, over all in INT8, conversions included; dB: it in float and the rest in INT8, and the reverse",
             f"of {len(effects)} moves those that save most time or bring most accuracy",
         ),
     )
-
-
-def _say(ratio: Interval) -> str:
-    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"

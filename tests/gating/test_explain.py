@@ -17,7 +17,7 @@ from mbdeploy.gating.explain import explain, list_entries
 from mbdeploy.gating.rules import RULES, describe_rule
 from mbdeploy.isolate import Verdict
 from mbdeploy.stages.simplify import CHANGED
-from mbdeploy.stages.verdict import _ORDER as ANSWERS
+from mbdeploy.derive import ANSWERS
 from mbdeploy.stages.wording import _VERDICTS as ENDS
 
 ENTRIES = list_entries()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from mbdeploy.derive import Verdict
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef, Placement
 from mbdeploy.stages.bench_explain import ExplainResult
@@ -22,7 +23,7 @@ from mbdeploy.stages.facts import (
 from mbdeploy.stages.layer_facts import CurveFact, derive_layers
 from mbdeploy.stages.matrix import MatrixRow
 from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
-from mbdeploy.stages.verdict import Verdict, judge_int8
+from mbdeploy.stages.verdict import judge_int8
 from mbdeploy.timing.layers import LayerTime
 
 
