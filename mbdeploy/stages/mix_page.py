@@ -16,7 +16,11 @@ _STEPS = 5
 def render_search(report: MixReport) -> str:
     """One self-contained HTML page; names from the model are escaped."""
     page: str = open_template("mix.html").render(
-        report=report, verdict=judge_search(report), goals=list_goals(report), plot=_place_mixes(report), size=(_WIDTH, _HEIGHT)
+        report=report,
+        verdict=judge_search(report),
+        goals=list_goals(report),
+        plot=_place_mixes(report),
+        size=(_WIDTH, _HEIGHT),
     )
     return page
 

@@ -14,9 +14,13 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from mbdeploy import artifact
 from mbdeploy.cli import program
+from mbdeploy.cli.endings import judge_answer
+from mbdeploy.derive import compare_series
 from mbdeploy.errors import UsageError
 from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.results import decode_result
 from mbdeploy.stages import bench as bench_stage
 from mbdeploy.stages import mix_measure
@@ -38,7 +42,7 @@ def sum_costs(path: Path) -> int:
     return sum(COSTS[node.name][node.input[1] not in constants] for node in model.graph.node if node.name in COSTS)
 
 
-def answer(session, inputs):
+def run_model(session, inputs):
     opened = onnxruntime.InferenceSession(str(session.model), providers=["CPUExecutionProvider"])
     return opened.run(None, {opened.get_inputs()[0].name: inputs})
 
@@ -50,7 +54,7 @@ def take_time(index, session, number):
 @pytest.fixture(autouse=True)
 def target(monkeypatch, without_children):
     sum_costs.cache_clear()  # names of scratch files come again
-    fake = FakeTarget(answer=answer, time_ns=take_time)
+    fake = FakeTarget(answer=run_model, time_ns=take_time)
     for stage in (mix_measure, bench_stage):
         monkeypatch.setattr(stage, "open_target", lambda provider: fake)
     monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
@@ -148,6 +152,58 @@ def test_where_no_mix_will_do_no_file_is_written(search, tmp_path):
     saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
     assert saved == report
     assert "Don&#39;t ship: ship the float file" in (tmp_path / "int8.mix.html").read_text()
+
+
+@pytest.fixture
+def time_anew(monkeypatch):
+    """Let the last bench find other times, in units of 1 us, for FP32, the mix, and FP32 once more."""
+
+    def set_times(*times):
+        fake = FakeTarget(answer=run_model, time_ns=lambda index, session, number: 1000 * times[index])
+        monkeypatch.setattr(bench_stage, "open_target", lambda provider: fake)
+
+    return set_times
+
+
+def test_a_machine_that_cannot_tell_makes_the_verdict_inconclusive(search, time_anew, tmp_path):
+    time_anew(90, 50, 120)  # FP32 differs from itself
+    report = search(min_sqnr=0.0)
+    assert report.verdict.answer == "inconclusive" and report.chosen == "+ stem"
+    assert "the A/A control did not pass" in report.verdict.reasons[0]
+    assert (tmp_path / "int8.onnx").is_file()
+    assert judge_answer(report.verdict.answer) == 4
+
+
+def test_what_several_processes_find_decides_and_not_what_one_did(search, time_anew, tmp_path):
+    time_anew(90, 100, 90)
+    report = search(min_sqnr=0.0)
+    assert report.mixes[0].ratio.value < 1 and report.verdict.answer == "don't ship"
+    assert report.final is None and not (tmp_path / "int8.onnx").exists()
+    assert [mix.ratio.value for mix in report.made] == pytest.approx([100 / 90] * len(report.made))
+    assert judge_answer(report.verdict.answer) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("again", "answer"), [(100, "don't ship"), (80, "ship")])
+def test_before_time_refuses_all_one_mix_is_timed_in_full(search, time_anew, monkeypatch, again, answer):
+    slow = FakeTarget(answer=run_model, time_ns=lambda index, session, number: 1000 + 200 * (index > 0))
+    monkeypatch.setattr(mix_measure, "open_target", lambda provider: slow)
+    time_anew(90, again, 90)
+    report = search(min_sqnr=0.0)
+    assert all(mix.ratio.value == 1.2 for mix in report.mixes)
+    assert len(report.made) == 1 and report.verdict.answer == answer
+
+
+def test_the_verdict_follows_again_from_what_is_saved(search, tmp_path):
+    report = search(min_sqnr=0.0)
+    saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
+    assert saved == report and judge_search(saved) == report.verdict
+    assert report.verdict.answer == "ship"
+    run = report.timed[report.chosen]
+    assert len(set(run.control.process)) == run.processes == 5
+    assert compare_series(run, 1) == report.final.ratio
+    assert run.series[1].model.path == str(tmp_path / "int8.onnx")
+    assert run.series[1].model.sha256 == artifact.digest_file(tmp_path / "int8.onnx")
 
 
 def test_the_mix_that_was_chosen_can_be_made_again_by_name(search, model, images, tmp_path):
