@@ -93,7 +93,7 @@ def _tabulate_effects(effects: Sequence[Effect]) -> Table:
             for effect in shown[:_MOST_ROWS]
         ),
         notes=(
-            "time: an estimate of one process, over all in INT8, conversions included; dB: it in float and the rest in INT8, and the reverse",
+            "time: over all in INT8, conversions included, by one process; dB: it in float, the rest in INT8; the reverse",
             f"of {len(effects)} moves those that save most time or bring most accuracy",
         ),
     )

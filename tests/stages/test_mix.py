@@ -19,7 +19,9 @@ from mbdeploy.cli import program
 from mbdeploy.cli.endings import judge_answer
 from mbdeploy.derive import compare_series
 from mbdeploy.errors import UsageError
+from mbdeploy.estimate import estimate_paired_difference
 from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.turns import compare_turns
 from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.results import decode_result
 from mbdeploy.stages import bench as bench_stage
@@ -199,6 +201,13 @@ def test_the_verdict_follows_again_from_what_is_saved(search, tmp_path):
     saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
     assert saved == report and judge_search(saved) == report.verdict
     assert report.verdict.answer == "ship"
+    for turns in saved.turns:
+        known = {effect.move.name: effect for effect in saved.effects} if turns.names[0] == "all in INT8" else {}
+        known |= {mix.name: mix for mix in saved.mixes} if turns.names[0] == "optimised FP32" else {}
+        for name, ratio in compare_turns(turns).items():
+            assert name not in known or known.pop(name).ratio == ratio
+    timed = [name for turns in saved.turns for name in turns.names[1:]]
+    assert {*timed} >= {effect.move.name for effect in saved.effects} | {mix.name for mix in saved.mixes}
     run = report.timed[report.chosen]
     assert len(set(run.control.process)) == run.processes == 5
     assert compare_series(run, 1) == report.final.ratio
@@ -249,6 +258,8 @@ def test_labels_make_the_drop_a_loss_of_top1(search, tmp_path, model):
     report = search(max_drop=0.5, search_data=str(tmp_path / "labelled.npz"))
     assert report.labelled
     assert report.mixes[0].drop.value <= 0.0  # nothing can be lost
+    counted = [estimate_paired_difference(mix.lost, mix.gained, report.images).value for mix in report.mixes]
+    assert counted == pytest.approx([mix.drop.value / 100 for mix in report.mixes])
     assert report.final.drop.high > 0.5 and report.checks[2].passed is None  # twelve images prove little
 
 
