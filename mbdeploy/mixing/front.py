@@ -21,6 +21,11 @@ def compute_reward(drop: float, ratio: float, target: float) -> float:
     return float((1 - drop / 100) * (ratio / target) ** _EXPONENT)
 
 
+def rank_mixes(mixes: Sequence[Mix]) -> list[Mix]:
+    """The mixes by their reward, the highest first; the more accurate first of equals, and NaN last."""
+    return sorted(mixes, key=lambda mix: (math.isnan(mix.reward), -mix.reward, -mix.sqnr_db))
+
+
 def mark_front(mixes: Sequence[Mix]) -> list[Mix]:
     """The mixes, each told whether no other is both faster and at least as accurate (or as fast and more accurate)."""
 
@@ -36,13 +41,14 @@ def choose_mix(mixes: Sequence[Mix], goals: Goals) -> tuple[Mix | None, str]:
     Rules: 1. a mix is out if its SQNR is below ``min_sqnr``, its drop above ``max_drop``, or its time above
     ``target_ratio`` (the upper end of the interval: a time that may be above is no promise); NaN is out, always.
     2. One that is not shown to be faster than optimised FP32 is out, whatever the goals. 3. With a target
-    for time the most accurate of the rest is taken, else the fastest; the reward decides between equals.
+    for time the most accurate of the rest is taken. 4. Else the fastest; of those whose time cannot be told from its
+    own (the intervals overlap) the one of the highest reward.
     """
     able = [mix for mix in mixes if not _list_misses(mix, goals)]
     if not able:
         if not mixes:
             return None, "nothing was measured"
-        best = max(mixes, key=lambda mix: (mix.reward, mix.sqnr_db))
+        best = rank_mixes(mixes)[0]
         return (
             None,
             f"no mix reaches the goals; the best, {best.name}, misses {' and '.join(_list_misses(best, goals))}",
@@ -50,8 +56,13 @@ def choose_mix(mixes: Sequence[Mix], goals: Goals) -> tuple[Mix | None, str]:
     if goals.target_ratio is not None:
         taken = max(able, key=lambda mix: (mix.sqnr_db, mix.reward))
         return taken, f"the most accurate of {len(able)} of {len(mixes)} mixes that reach the goals"
-    taken = min(able, key=lambda mix: (mix.ratio.value, -mix.reward))
-    return taken, f"the fastest of {len(able)} of {len(mixes)} mixes that reach the goals"
+    fastest = min(able, key=lambda mix: mix.ratio.value)
+    even = [mix for mix in able if mix.ratio.low <= fastest.ratio.high]
+    taken = min(even, key=lambda mix: (-mix.reward, mix.ratio.value))
+    of = f"of {len(able)} of {len(mixes)} mixes that reach the goals"
+    if len(even) == 1:
+        return taken, f"the fastest {of}"
+    return taken, f"{of} {len(even)} cannot be told apart in time from the fastest; it has the highest reward of these"
 
 
 def choose_fastest(mixes: Sequence[Mix], goals: Goals) -> Mix | None:

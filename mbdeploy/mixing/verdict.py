@@ -83,9 +83,9 @@ def _find(check: Check) -> Finding:
     answer = _ANSWERS[check.passed]
     if check.name == GAIN:
         return answer, check.note
-    holds = "" if check.passed else "not " if check.passed is False else "not surely "
+    holds = "" if check.passed else ", not" if check.passed is False else ", not surely"
     note = f": {check.note}" if check.note else ""
-    return answer, f"{check.name} {check.value:.4g}, {holds}{check.comparison} {check.bound:.4g}{note}"
+    return answer, f"{check.name} {check.value:.4g}{holds} {check.comparison} {check.bound:.4g}{note}"
 
 
 def _judge_time(ratio: Interval, target: float, gate: Check) -> Check:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mbdeploy.mixing.front import choose_fastest, choose_mix, compute_reward, foresee, mark_front
+from mbdeploy.mixing.front import choose_fastest, choose_mix, compute_reward, foresee, mark_front, rank_mixes
 from mbdeploy.mixing.report import Goals
 
 
@@ -28,6 +28,27 @@ def test_the_fastest_of_those_accurate_enough_is_taken(make_mix):
     taken, reason = choose_mix(mixes, Goals(min_sqnr=20.0))
     assert taken is mixes[1]
     assert reason == "the fastest of 2 of 3 mixes that reach the goals"
+
+
+def test_of_those_that_cannot_be_told_apart_in_time_the_highest_reward_is_taken(make_mix):
+    mixes = [
+        make_mix("a", 0.500, 21.0, reward=0.90),
+        make_mix("b", 0.515, 22.0, reward=0.95),
+        make_mix("c", 0.530, 23.0, reward=0.99),  # slower than a, for sure
+    ]
+    taken, reason = choose_mix(mixes, Goals(min_sqnr=20.0))
+    assert taken is mixes[1]
+    assert reason == (
+        "of 3 of 3 mixes that reach the goals 2 cannot be told apart in time from the fastest; "
+        "it has the highest reward of these"
+    )
+    assert choose_mix(mixes, Goals(min_sqnr=22.5))[0] is mixes[2]  # a goal comes first
+
+
+def test_mixes_are_ranked_by_their_reward_and_no_number_comes_last(make_mix):
+    rewards = {"a": 0.9, "b": math.nan, "c": 0.99, "d": 0.95}
+    mixes = [make_mix(name, 0.5, 20.0, reward=reward) for name, reward in rewards.items()]
+    assert [mix.name for mix in rank_mixes(mixes)] == ["c", "d", "a", "b"]
 
 
 def test_the_most_accurate_of_those_fast_enough_is_taken(make_mix):

@@ -274,7 +274,9 @@ def test_the_page_escapes_names_and_shows_the_figures(search):
     hostile = msgspec.structs.replace(report, reason="<script>alert(1)</script>\x1b[31m")
     page = render_search(hostile)
     assert "<script" not in page and "\x1b" not in page
-    assert f"{report.final.sqnr_db:.2f} dB" in page
+    assert f"<td>{report.final.sqnr_db:.2f}</td>" in page.replace(' class=""', "")
+    assert f"{report.final.ratio.value:.3f} [{report.final.ratio.low:.3f}, " in page
+    assert all(f"{effect.alone_db:.2f}" in page for effect in report.effects)
 
 
 @pytest.mark.slow
