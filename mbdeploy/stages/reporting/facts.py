@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 
 from mbdeploy.derive import Verdict
+from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef, Placement
 from mbdeploy.stages.bench_explain import ExplainResult
@@ -47,6 +49,14 @@ class PlacementFact(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: tuple[str, ...]
 
 
+class SearchFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A search for INT8 within goals without its raw times, the file that holds them, and its verdict."""
+
+    file: str
+    verdict: Verdict
+    search: MixReport
+
+
 class HostFact(msgspec.Struct, frozen=True, kw_only=True):
     """A host without its providers (each runtime has its own), and what was measured on it: ``"FILE: PROVIDER"``."""
 
@@ -78,6 +88,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     placements: tuple[PlacementFact, ...] = ()
     hosts: tuple[HostFact, ...] = ()
     stale: tuple[str, ...] = ()
+    searches: tuple[SearchFact, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -114,6 +125,14 @@ def derive_report(saved: Saved) -> Report:
         placements=tuple(_derive_placements(saved)),
         hosts=_group_hosts(_list_hosts(saved)),
         stale=tuple(dict.fromkeys(_list_stale(saved))),
+        searches=tuple(
+            SearchFact(
+                file=file,
+                verdict=judge_search(found),
+                search=msgspec.structs.replace(found, turns=(), timed={}),
+            )
+            for file, found in saved.searches.items()
+        ),
     )
 
 
@@ -127,6 +146,7 @@ def _list_hosts(saved: Saved) -> Iterator[tuple[Host, str]]:
         if found is not None:
             yield from ((host, f"{file}: {provider}") for provider, host in found.hosts.items())
     yield from ((run.host, f"{BENCH}: {run.provider}") for run in saved.runs)
+    yield from ((found.host, f"{file}: {found.provider}") for file, found in saved.searches.items())
     if saved.explanation is not None:
         yield saved.explanation.host, f"{EXPLANATION}: {saved.explanation.provider}"
     if saved.evaluation is not None:
@@ -153,6 +173,9 @@ def _list_stale(saved: Saved) -> Iterator[str]:
     found += [(BENCH, series.model) for run in saved.runs for series in run.series]
     found += [(EXPLANATION, one.model) for one in (saved.explanation.models if saved.explanation else ())]
     found += [(EVALUATION, one.model) for one in (saved.evaluation.models if saved.evaluation else ())]
+    for name, search in saved.searches.items():
+        written = [search.timed[search.chosen].series[1].model] if search.chosen in search.timed else []
+        found += [(name, model) for model in (search.model, *written)]
     for file, model in found:
         if now.get(model.name, model.sha256) != model.sha256:
             yield f"{file} is of another {model.name} than the one that is here: measure it again"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from mbdeploy import artifact
+from mbdeploy.mixing.report import MixReport
 from mbdeploy.stages.reporting.reading import BENCH, CALIBRATION, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
 from mbdeploy.stages.tables import Table
 
@@ -96,7 +99,22 @@ def _list_origins(saved: Saved) -> Iterator[_Origin]:
         limit = ["--limit", str(len(first.predictions))]
         words = ["evaluate", *models, "--data", saved.evaluation.data, *limit, "--provider", first.provider]
         yield "accuracy", EVALUATION, "models[].predictions", [*words, "-o", str(folder / EVALUATION)]
+    for file, found in saved.searches.items():
+        yield "INT8 within goals", file, "turns, timed, made[].sqnr_db", _describe_search(saved, file, found)
     yield "histograms", CALIBRATION, "counts_*, range_*", _describe_calibration(saved)
+
+
+def _describe_search(saved: Saved, file: str, found: MixReport) -> list[str]:
+    goals = {name: value for name, value in msgspec.structs.asdict(found.goals).items() if value is not None}
+    words = ["quantize", found.model.path]
+    for name, value in goals.items():
+        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    made = saved.quantize
+    known = made is not None and bool(made.samples)
+    words += ["--calibration", made.data if made is not None and known else "DATA"]
+    words += ["--search-data", found.data, "--num-search-samples", str(found.images)]
+    words += ["--provider", found.provider, "--threads", str(found.threads)]
+    return [*words, "-o", str(saved.folder / file.replace(".mix.json", ".onnx"))]
 
 
 def _describe_calibration(saved: Saved) -> list[str]:

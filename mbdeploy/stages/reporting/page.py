@@ -12,6 +12,7 @@ from mbdeploy.records import QuantizeRecord
 from mbdeploy.stages import figures, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
 from mbdeploy.stages.layer_tables import tabulate_layers
+from mbdeploy.stages.mix_page import Section, describe_search
 from mbdeploy.stages.reporting import (
     heat,
     layer_charts,
@@ -53,6 +54,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     layer_table: Table | None
     histograms: list[tuple[Histogram, Markup]]
     placements: list[Table]
+    searches: list[Section]
     stages: list[Table]
     origins: Table
 
@@ -143,6 +145,9 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,
         histograms=[(histogram, draw_histogram(histogram)) for histogram in read_histograms(saved.folder)],
         placements=[_tabulate_placement(placement) for placement in report.placements],
+        searches=[
+            describe_search(one.search, one.verdict, f"{number}-{place}") for place, one in enumerate(report.searches)
+        ],
         stages=tables.tabulate_stages(report),
         origins=origins.tabulate_origins(saved),
     )
@@ -165,6 +170,7 @@ def _describe_sweep(number: int, name: str, facts: SweepFacts, saved: SavedSweep
 
 def _list_charts(model: Model) -> Iterable[Chart]:
     yield from (chart for chart, _ in model.latency)
+    yield from (search.chart for search in model.searches)
     yield from (*model.overviews, *([model.times] if model.times else []), *model.layers)
 
 
