@@ -12,7 +12,7 @@ from mbdeploy.derive import Verdict
 from mbdeploy.mixing.report import MixReport
 from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
-from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef, Placement
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, Check, Host, ModelRef, Placement
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.facts import (
     AccuracyFacts,
@@ -24,7 +24,7 @@ from mbdeploy.stages.facts import (
 )
 from mbdeploy.stages.layer_facts import CurveFact, derive_layers
 from mbdeploy.stages.matrix import MatrixRow
-from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
+from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
 from mbdeploy.stages.verdict import judge_int8
 from mbdeploy.timing.layers import LayerTime
 
@@ -97,7 +97,7 @@ def derive_report(saved: Saved) -> Report:
     export, parity = saved.export, saved.parity
     trained = export.trained if export else None
     checks = parity.checks if parity else ()
-    latency = tuple(derive_latency(run) for run in saved.runs)
+    latency = tuple(derive_latency(run) for _, run in choose_runs(saved))
     accuracy = (derive_accuracy(saved.evaluation),) if saved.evaluation else ()
     return Report(
         model=saved.folder.resolve().name,
@@ -136,6 +136,16 @@ def derive_report(saved: Saved) -> Report:
     )
 
 
+def choose_runs(saved: Saved) -> list[tuple[str, BenchRun]]:
+    """The timed runs, each with its file: where ``check`` timed the same files again in full, that one counts."""
+    again = {_identify(run): run for run in saved.confirmed}
+    return [(CONFIRMED, again[_identify(run)]) if _identify(run) in again else (BENCH, run) for run in saved.runs]
+
+
+def _identify(run: BenchRun) -> tuple[object, ...]:
+    return run.provider, run.threads, run.batch_size, tuple(series.model.sha256 for series in run.series)
+
+
 def find_host(report: Report, file: str, provider: str) -> Host | None:
     """The host on which a file's measurements on a provider were taken."""
     return next((fact.host for fact in report.hosts if f"{file}: {provider}" in fact.measured), None)
@@ -145,7 +155,7 @@ def _list_hosts(saved: Saved) -> Iterator[tuple[Host, str]]:
     for file, found in ((PARITY, saved.parity), (MATRIX, saved.matrix)):
         if found is not None:
             yield from ((host, f"{file}: {provider}") for provider, host in found.hosts.items())
-    yield from ((run.host, f"{BENCH}: {run.provider}") for run in saved.runs)
+    yield from ((run.host, f"{file}: {run.provider}") for file, run in choose_runs(saved))
     yield from ((found.host, f"{file}: {found.provider}") for file, found in saved.searches.items())
     if saved.explanation is not None:
         yield saved.explanation.host, f"{EXPLANATION}: {saved.explanation.provider}"
@@ -170,7 +180,7 @@ def _group_hosts(found: Iterable[tuple[Host, str]]) -> tuple[HostFact, ...]:
 def _list_stale(saved: Saved) -> Iterator[str]:
     now = {Path(sidecar.file).stem: sidecar.sha256 for sidecar in saved.sidecars.values()}
     found: list[tuple[str, ModelRef]] = [(PARITY, row.model) for row in (saved.parity.rows if saved.parity else ())]
-    found += [(BENCH, series.model) for run in saved.runs for series in run.series]
+    found += [(file, series.model) for file, run in choose_runs(saved) for series in run.series]
     found += [(EXPLANATION, one.model) for one in (saved.explanation.models if saved.explanation else ())]
     found += [(EVALUATION, one.model) for one in (saved.evaluation.models if saved.evaluation else ())]
     for name, search in saved.searches.items():
@@ -202,7 +212,11 @@ def _derive_placements(saved: Saved) -> Iterator[PlacementFact]:
     found: list[tuple[str, str, str, Placement]] = [
         (row.model.name, row.provider, PARITY, row.placement) for row in rows if row.mode == "executed"
     ]
-    found += [(series.model.name, run.provider, BENCH, series.placement) for run in saved.runs for series in run.series]
+    found += [
+        (series.model.name, run.provider, file, series.placement)
+        for file, run in choose_runs(saved)
+        for series in run.series
+    ]
     for model, provider, file, placement in found:
         if (model, provider) not in seen:
             seen.add((model, provider))

@@ -25,7 +25,7 @@ from mbdeploy.stages.reporting import (
     time_charts,
 )
 from mbdeploy.stages.reporting.chart import Chart
-from mbdeploy.stages.reporting.facts import PlacementFact, Report
+from mbdeploy.stages.reporting.facts import PlacementFact, Report, choose_runs
 from mbdeploy.stages.reporting.frame import render_frame
 from mbdeploy.stages.reporting.histograms import Histogram, draw_histogram, read_histograms
 from mbdeploy.stages.reporting.names import shorten
@@ -120,7 +120,7 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         layer_charts.draw_ranges(number, layers),
     )
     explanation = report.explanation
-    pairs = zip(saved.runs, report.latency, strict=True)
+    pairs = zip((run for _, run in choose_runs(saved)), report.latency, strict=True)
     return Model(
         name=name,
         report=report,

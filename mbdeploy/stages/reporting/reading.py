@@ -22,6 +22,8 @@ _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRe
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
     f"results/{name}.json" for name in ("parity", "bench", "explain", "evaluation", "matrix")
 )
+#: What ``mbdeploy check`` leaves: times that it measured again in full, and those beside another version's INT8 file.
+CONFIRMED, BESIDE = "results/bench-confirm.json", "results/bench-baseline.json"
 #: What ``mbdeploy sweep`` writes into its folder.
 SWEEP = "sweep.json"
 #: What ``mbdeploy quantize`` with a goal writes beside its file.
@@ -33,7 +35,8 @@ CALIBRATION = "simplified.calibration/calibration.npz"
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty.
 
-    ``searches`` are those for INT8 within goals, by the names of their files.
+    ``searches`` are those for INT8 within goals, by the names of their files. ``confirmed`` are runs that ``check``
+    made in full where the pipeline's quick ones did not pass.
     """
 
     folder: Path
@@ -47,6 +50,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: EvalReport | None
     matrix: MatrixReport | None
     searches: dict[str, MixReport] = {}
+    confirmed: tuple[BenchRun, ...] = ()
 
 
 class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +118,7 @@ def read_saved(folder: Path) -> Saved:
             path.name: artifact.read_result(path, MixReport, "mbdeploy quantize")
             for path in sorted(folder.glob(SEARCHES))
         },
+        confirmed=_read_runs(folder / CONFIRMED),
     )
 
 
