@@ -4,8 +4,8 @@
 
 Each model is a card, exported and simplified here, or a simplified float file with its preprocessing inside (else
 --preprocess). One row each: time over optimised FP32's (one thread, CPU time) and SQNR with all in INT8, the same of
-the mix that was chosen and written, what stays in float, and the verdict. A mix that is not shown to be faster than
-FP32, or misses --min-sqnr, is not shipped. Raw results: --json FILE.
+the mix that was chosen and written, what stays in float, and the search's own verdict, with why. Times of the mix
+that was written are those of several processes; the others are estimates. Raw results: --json FILE.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import msgspec
 
 import mbdeploy
 from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.verdict import judge_search
+from mbdeploy.results import encode_result
 
 
 def main() -> None:
@@ -50,10 +52,10 @@ def main() -> None:
                 preprocess=arguments.preprocess,
             )
         rows.append({"model": Path(word).stem, **describe(report), "wall_s": round(time.monotonic() - began[1])})
-        raw[word] = msgspec.to_builtins(report)
+        raw[word] = report
         print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(raw)))
+        arguments.json.write_bytes(msgspec.json.format(encode_result(raw)))
 
 
 def make_float(word: str, folder: Path) -> Path:
@@ -69,7 +71,7 @@ def describe(report: MixReport) -> dict[str, Any]:
     """One row: before, after and verdict."""
     first, final = report.mixes[0], report.final
     made = [[mix.name, round(mix.ratio.value, 3), round(mix.sqnr_db, 2)] for mix in report.made]
-    shipped = final is not None and all(check.passed for check in report.checks)
+    verdict = judge_search(report)
     fastest = min(report.mixes, key=lambda mix: mix.ratio.value)
     return {
         "all_int8": [round(first.ratio.value, 3), round(first.sqnr_db, 2)],
@@ -78,8 +80,8 @@ def describe(report: MixReport) -> dict[str, Any]:
         "final": None if final is None else [round(final.ratio.value, 3), round(final.sqnr_db, 2)],
         "interval": None if final is None else [round(final.ratio.low, 3), round(final.ratio.high, 3)],
         "in_float": [] if final is None else list(final.keep_float),
-        "verdict": "ship" if shipped else "don't ship INT8: ship the float file" if final is None else "inconclusive",
-        "why": report.reason,
+        "verdict": verdict.answer,
+        "why": [*verdict.reasons, report.reason],
     }
 
 

@@ -20,6 +20,11 @@ from mbdeploy.estimate import (
 from mbdeploy.results import BenchRun, Check, EvalReport, Evaluated, Series
 
 Clock = Literal["wall", "cpu"]
+Answer = Literal["ship", "don't ship", "inconclusive"]
+#: An answer, and what speaks for it.
+Finding = tuple[Answer, str]
+#: The first of these that anything speaks for is the verdict.
+ANSWERS: tuple[Answer, ...] = ("don't ship", "inconclusive", "ship")
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,6 +51,15 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     difference: Interval
     p_value: float
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do with a file on a provider, and why: the reasons that decided, the worst first."""
+
+    model: str
+    provider: str
+    answer: Answer
+    reasons: tuple[str, ...]
 
 
 def choose_clock(run: BenchRun) -> Clock:
@@ -144,6 +158,31 @@ def judge_control(ratio: Interval, tolerance: float, subject: str) -> Check:
     return Check(
         name="A/A control", subject=subject, value=distance, bound=tolerance, comparison="<=", passed=passed, note=note
     )
+
+
+def judge_gain(ratio: Interval, clock: Clock, control: Check | None, gate: Check | None) -> Finding:
+    """Whether INT8 that takes ``ratio`` of optimised FP32's time is a gain, from a run's control and gate over it.
+
+    Rules: 1. "inconclusive" unless the A/A control passed, or where the gate is (an interval that is too wide). 2. Else
+    "ship" if the interval lies below 1, "don't ship" if it lies above; one that holds 1 shows neither.
+    """
+    said = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of optimised FP32's {clock} time"
+    if control is None or control.passed is not True:
+        return "inconclusive", f"{said}, but the A/A control did not pass"
+    if gate is not None and gate.passed is None:
+        return "inconclusive", f"{said}: {gate.note}"
+    if ratio.high < 1:
+        return "ship", said
+    if ratio.low >= 1:
+        return "don't ship", f"no gain: {said}; the float file is as fast or faster"
+    return "inconclusive", f"no gain shown: {said}"
+
+
+def settle_verdict(model: str, provider: str, findings: Iterable[Finding]) -> Verdict:
+    """The worst of at least one finding, and all of them as reasons, the worst first."""
+    ordered = sorted(findings, key=lambda finding: ANSWERS.index(finding[0]))
+    reasons = tuple(reason for _, reason in ordered)
+    return Verdict(model=model, provider=provider, answer=ordered[0][0], reasons=reasons)
 
 
 def join_verdicts(verdicts: Iterable[bool | None]) -> bool | None:

@@ -9,10 +9,14 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
+from mbdeploy.derive import compare_series
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
-from mbdeploy.mixing.front import choose_mix, foresee, judge_mix
+from mbdeploy.mixing.front import choose_fastest, choose_mix, foresee
 from mbdeploy.mixing.report import Goals, Mix, MixReport
+from mbdeploy.mixing.verdict import is_refused, judge_mix, judge_search
+from mbdeploy.results import BenchRun
+from mbdeploy.stages.bench import bench
 from mbdeploy.stages.mix import search
 from mbdeploy.stages.mix_measure import open_laboratory
 from mbdeploy.stages.mix_page import render_search
@@ -53,12 +57,14 @@ def quantize_within(
 
     Rules: 1. everything is quantized once without what the recipe fits to its inputs (the other keywords are those of
     ``quantize``); with that, moves to float and a path of mixes are measured (:func:`mbdeploy.stages.mix.search`).
-    2. The most promising mix is quantized in full and measured again; if it misses the goals the next one is, at most
-    ``TRIES`` of them. The first that reaches them is written to ``output``, its checks in the report. 3. Where none
-    does no file is written, and ``chosen`` is None: ship the float file. 4. The report lies beside the output as
-    ``NAME.mix.json``, and as a page, either way. 5. Images come from ``search_data``, else from ``calibration``; those
-    that calibrated are left out where others remain. The choice rests on times, so it can differ from run to run;
-    ``keep_float`` of the report, given to ``quantize``, makes the same file again.
+    2. The most promising mix is quantized in full and measured again, its time by ``bench`` at its defaults: in several
+    fresh processes, with the A/A control. If it misses the goals or is no gain the next one is made, at most ``TRIES``
+    of them. The first that is not refused is written to ``output``, its checks in the report; they are inconclusive
+    where the machine could not tell. 3. Where all are refused no file is written, and ``chosen`` is None: ship the
+    float file. 4. ``verdict`` says ship, don't ship or inconclusive (:func:`mbdeploy.mixing.verdict.judge_search`). The
+    report lies beside the output as ``NAME.mix.json``, and as a page, either way. 5. Images come from ``search_data``,
+    else from ``calibration``; those that calibrated are left out where others remain. The choice rests on times, so it
+    can differ from run to run; ``keep_float`` of the report, given to ``quantize``, makes the same file again.
 
     Raises:
         UsageError: no goal, or one that makes no sense. Else as ``quantize`` and ``bench``.
@@ -108,12 +114,25 @@ def quantize_within(
             on_progress=on_progress,
         )
 
-        def make(mix: Mix) -> Mix:
+        target = target_ratio or report.mixes[0].ratio.value
+
+        def make(mix: Mix) -> tuple[Mix, BenchRun]:
             made = full / output.name
             quantize(model, output=made, keep_float=mix.keep_float, without=without, **known)
-            return laboratory.measure_mixes({mix.name: (made, mix.keep_float)}, goals)[0]
+            run = bench(
+                [model, made],
+                providers=(provider,),
+                threads=threads,
+                batch_size=laboratory.batch,
+                inputs=Path(source),
+                preprocess=preprocess,
+                seed=seed,
+                on_progress=on_progress,
+            )[0]
+            return laboratory.measure_made(mix, made, compare_series(run, 1), target), _place_series(run, output)
 
-        report = _settle(report, goals, make)
+        report = _settle(report, make)
+        report = msgspec.structs.replace(report, verdict=judge_search(report))
         if report.final is not None:
             artifact.move_made(full / output.name, output)
     artifact.write_json(name_report(output), report)
@@ -121,23 +140,42 @@ def quantize_within(
     return report
 
 
-def _settle(report: MixReport, goals: Goals, make: Callable[[Mix], Mix]) -> MixReport:
-    """Make the most promising mixes in full until one reaches the goals."""
+def _settle(report: MixReport, make: Callable[[Mix], tuple[Mix, BenchRun]]) -> MixReport:
+    """Make the most promising mixes in full until one is not refused.
+
+    The search's times, of one process, only say which mix to make next: before time refuses all, the fastest that is
+    accurate enough is made and timed in full.
+    """
+    goals = report.goals
     made: list[Mix] = []
-    reason = ""
+    timed: dict[str, BenchRun] = {}
+    reason, is_time_known = "", False
     while len(made) < TRIES:
-        promising, why = choose_mix(foresee(report.mixes, made), goals)
+        expected = foresee(report.mixes, made)
+        promising, why = choose_mix(expected, goals)
         if promising is None:
             reason = reason or why
+            promising = None if is_time_known else choose_fastest(expected, goals)
+            why = "the fastest that is accurate enough; in one process's estimate its time missed the goals"
+        if promising is None:
             break
-        mix = make(promising)
-        made.append(msgspec.structs.replace(mix, on_front=promising.on_front))
-        checks = judge_mix(made[-1], goals, report.provider)
-        if all(check.passed is not False for check in checks):
-            done = {"made": tuple(made), "chosen": mix.name, "reason": why, "final": made[-1], "checks": checks}
-            return msgspec.structs.replace(report, **done)
+        mix, run = make(promising)
+        made.append(mix)
+        timed[mix.name] = run
+        checks = judge_mix(mix, run, goals)
+        done = msgspec.structs.replace(report, made=tuple(made), timed=timed)
+        if not is_refused(checks):
+            return msgspec.structs.replace(done, chosen=mix.name, reason=why, final=mix, checks=checks)
         _, reason = choose_mix(made, goals)
-    return msgspec.structs.replace(report, made=tuple(made), reason=reason)
+        is_time_known = is_time_known or choose_fastest([mix], goals) is mix
+    return msgspec.structs.replace(report, made=tuple(made), timed=timed, reason=reason)
+
+
+def _place_series(run: BenchRun, output: Path) -> BenchRun:
+    """The run with its candidate under the path that the file gets."""
+    first, second = run.series
+    moved = msgspec.structs.replace(second, model=msgspec.structs.replace(second.model, path=str(output)))
+    return msgspec.structs.replace(run, series=(first, moved))
 
 
 def name_report(output: Path) -> Path:

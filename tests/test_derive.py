@@ -15,12 +15,14 @@ from mbdeploy.derive import (
     estimate_accuracy,
     estimate_time,
     judge_control,
+    judge_gain,
     judge_ratio,
     judge_run,
+    settle_verdict,
     summarise_latency,
 )
 from mbdeploy.estimate import Interval
-from mbdeploy.results import BenchRun, EvalReport, Evaluated, ModelRef, Placement, Prediction, Series
+from mbdeploy.results import BenchRun, Check, EvalReport, Evaluated, ModelRef, Placement, Prediction, Series
 
 
 def make_ref(name: str) -> ModelRef:
@@ -224,3 +226,30 @@ def test_processes_decide_the_interval_and_the_interval_decides_whether_there_is
     assert [check.passed for check in judge_run(steady)] == [True, False]
     assert [check.passed for check in judge_run(moody)] == [True, None]
     assert "wider than the tolerance" in judge_run(moody)[1].note
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "control", "gate", "answer"),
+    [
+        (0.90, 0.99, True, True, "ship"),
+        (0.90, 1.00, True, True, "inconclusive"),
+        (1.00, 1.02, True, True, "don't ship"),
+        (0.99, 1.02, True, False, "inconclusive"),
+        (0.90, 0.99, True, None, "inconclusive"),
+        (1.10, 1.12, True, None, "inconclusive"),
+        (0.90, 0.99, False, True, "inconclusive"),
+        (1.10, 1.12, None, False, "inconclusive"),
+    ],
+)
+def test_a_gain_is_believed_only_from_an_interval_below_one_and_a_run_that_can_be(low, high, control, gate, answer):
+    def check(passed):
+        return Check(name="", subject="", value=1.0, bound=1.0, comparison="<=", passed=passed)
+
+    ratio = Interval(value=(low + high) / 2, low=low, high=high, n=50, confidence=0.95)
+    assert judge_gain(ratio, "cpu", check(control), check(gate))[0] == answer
+    assert judge_gain(ratio, "cpu", None, check(gate))[0] == "inconclusive"
+
+
+def test_the_worst_finding_is_the_verdict_and_its_reasons_come_first():
+    found = settle_verdict("m", "cpu", [("ship", "a"), ("don't ship", "b"), ("inconclusive", "c"), ("don't ship", "d")])
+    assert (found.answer, found.reasons) == ("don't ship", ("b", "d", "c", "a"))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 from mbdeploy.isolate import Verdict
 from mbdeploy.records import SimplifyRecord
 from mbdeploy.results import Check
+
+if TYPE_CHECKING:
+    from mbdeploy.derive import Answer
 
 
 def judge_checks(checks: Iterable[Check]) -> int:
@@ -16,6 +20,11 @@ def judge_checks(checks: Iterable[Check]) -> int:
     if False in verdicts:
         return EXIT_GATE_FAILED
     return EXIT_INCONCLUSIVE if None in verdicts else EXIT_OK
+
+
+def judge_answer(answer: Answer) -> int:
+    """0 to ship, 1 not to, 4 if nobody can tell."""
+    return {"ship": EXIT_OK, "don't ship": EXIT_GATE_FAILED, "inconclusive": EXIT_INCONCLUSIVE}[answer]
 
 
 def judge_strictly(record: SimplifyRecord) -> int:

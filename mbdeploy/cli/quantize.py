@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from mbdeploy.cli import making, options, places
-from mbdeploy.cli.endings import judge_checks
+from mbdeploy.cli.endings import judge_answer
 from mbdeploy.cli.screen import Screen
-from mbdeploy.errors import EXIT_GATE_FAILED
 
 
 @click.command("quantize")
@@ -47,9 +46,12 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
 
     With --max-drop, --min-sqnr or --target-ratio, layers that do not deserve INT8
     stay in float: what each of them costs in accuracy and time is measured here, and
-    the best mix that reaches the goals is written; where none does, no file is, and
-    the exit code is 1. NAME.mix.json and NAME.mix.html hold all that was measured.
+    the best mix that reaches the goals is written. It ends with a verdict, for which
+    the file is timed against optimised FP32 as `mbdeploy bench` does: ship (exit code
+    0), don't ship (1: no file is written), or inconclusive (4). NAME.mix.json and
+    NAME.mix.html hold all that was measured.
     """
+    from mbdeploy.mixing.verdict import judge_search
     from mbdeploy.sharing import quantize_shared
     from mbdeploy.stages import mix_tables, sections
     from mbdeploy.stages.quantize import quantize
@@ -80,7 +82,7 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
     for written in (*([output] if report.final else []), name_report(output), name_report(output).with_suffix(".html")):
         screen.note_written(written)
     screen.show(mix_tables.tabulate_search(report), report)
-    return judge_checks(report.checks) if report.final else EXIT_GATE_FAILED
+    return judge_answer(judge_search(report).answer)
 
 
 def _halve(screen: Screen, path: Path, output: Path, keywords: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from mbdeploy.assets import cache_root
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.lint import lint_model
-from mbdeploy.gating.measuring import NOT_OF_BENCH, measure_card
+from mbdeploy.gating.measuring import measure_card, pick_timing
 from mbdeploy.gating.report import CardResult, CheckReport, find_worst
 from mbdeploy.gating.sharing import check_shared
 from mbdeploy.gating.steps import Step, add_found, add_lint, add_versions, correct_all, follow, holding, note_new
@@ -124,7 +124,7 @@ def _check_here(
         _linting(ignore, options["on_progress"]),
     ]
     if baseline is not None:
-        timing = {key: value for key, value in options.items() if key not in NOT_OF_BENCH}
+        timing = pick_timing(options)
         steps.append(_comparing(card, baseline, providers, {**timing, "tolerance": tolerance}))
     return follow(card, output / card.name, steps)
 

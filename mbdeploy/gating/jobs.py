@@ -15,7 +15,7 @@ from mbdeploy.card import ModelCard, card_digest, load_card
 from mbdeploy.errors import CardError, MbdeployError, ModelError, pack_error
 from mbdeploy.gating.lint import lint_model
 from mbdeploy.gating.measured import Measured, collect_gates
-from mbdeploy.gating.measuring import NOT_OF_BENCH, confirm_times, narrow, verify_emulated
+from mbdeploy.gating.measuring import confirm_times, narrow, pick_timing, verify_emulated
 from mbdeploy.gating.report import Lint
 from mbdeploy.gating.steps import holding
 from mbdeploy.gating.tracing import Traced, list_failed, trace
@@ -25,7 +25,7 @@ from mbdeploy.pipeline import TIMED, VERIFIED, StageRun, describe_measuring, run
 from mbdeploy.results import BenchRun, ParityReport
 from mbdeploy.stages import verify
 from mbdeploy.stages.bench import bench
-from mbdeploy.stages.facts import LatencyFacts, derive_latency
+from mbdeploy.stages.facts import derive_latency
 
 #: An error in words (``errors.pack_error``); None where there was none.
 Refused = dict[str, Any] | None
@@ -68,12 +68,12 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timed(msgspec.Struct, frozen=True, kw_only=True):
-    """A card's times on one provider: the quick run, the figures that decide, and those beside another version."""
+    """A card's times on one provider: the quick run, one in full if that failed, and one beside another version."""
 
     refused: Refused = None
     run: BenchRun | None = None
-    latency: LatencyFacts | None = None
-    versions: tuple[LatencyFacts, ...] = ()
+    confirmed: tuple[BenchRun, ...] = ()
+    versions: tuple[BenchRun, ...] = ()
     versions_refused: Refused = None
 
     def is_whole(self, request: dict[str, Any]) -> bool:
@@ -118,12 +118,12 @@ def time_card(request: dict[str, Any], on_progress: Progress) -> Timed:
         _, timing = describe_measuring(card, folder, providers=[word], **request["options"])
         quick = bench([folder / name for name in TIMED], on_progress=on_progress, **timing)[0]
         part = Measured(checks=(), parity=(), latency=(derive_latency(quick),))
-        fields["run"], fields["latency"] = quick, confirm_times(card, folder, part, options, tolerance).latency[0]
+        fields["run"], fields["confirmed"] = quick, tuple(confirm_times(card, folder, part, options, tolerance))
         if request["other"] is not None:
-            timing = {key: value for key, value in options.items() if key not in NOT_OF_BENCH}
+            timing = pick_timing(options)
             told = {**timing, "providers": [word], "tolerance": tolerance}
             with _noting(fields, "versions_refused"):
-                fields["versions"] = time_versions(folder, Path(request["other"]), **told)
+                fields["versions"] = tuple(time_versions(folder, Path(request["other"]), **told))
     return Timed(**fields)
 
 

@@ -12,22 +12,24 @@ import msgspec
 from mbdeploy import artifact
 from mbdeploy.card import ModelCard
 from mbdeploy.errors import MbdeployError, UnavailableError
+from mbdeploy.gating.keeping import keep_runs
 from mbdeploy.gating.measured import Measured, collect_gates, collect_time_gates, read_measured
 from mbdeploy.gating.report import Gate, Refusal
 from mbdeploy.isolate import ignore_progress
-from mbdeploy.pipeline import run
-from mbdeploy.results import ParityReport
+from mbdeploy.pipeline import TIMED, run
+from mbdeploy.results import BenchRun, ParityReport
 from mbdeploy.stages import verify
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
 from mbdeploy.stages.placement import choose_rules
+from mbdeploy.stages.reporting.reading import CONFIRMED
 from mbdeploy.targets import open_target, parse_provider
 
-_BASELINE, _INT8 = "simplified.onnx", "int8.onnx"
+_INT8 = "int8.onnx"
 #: The provider that files are made with where only emulated ones were asked for.
 MAKER = "cpu"
 #: Options of ``pipeline.run`` that ``bench`` has not, or that are judged elsewhere.
-NOT_OF_BENCH = ("trust", "on_stage", "require_placement")
+_NOT_OF_BENCH = ("trust", "on_stage", "require_placement")
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,7 @@ def measure_card(
     Rules: 1. a provider that is not here is a refusal, and the others go on. 2. On an emulated CPU parity counts and
     time does not exist; only the INT8 file runs there, as emulators are slow at float arithmetic. 3. With ``confirm``,
     a gate on time that the pipeline's quick bench does not pass is measured again by ``bench`` in full, over several
-    processes, and that decides.
+    processes, and that decides; its raw times are kept as ``CONFIRMED`` says.
     """
     real, emulated, refusals = sort_providers(providers)
     if not real and not emulated:
@@ -62,7 +64,9 @@ def measure_card(
     for word in emulated:
         parts += _try_each([word], lambda words: _verify(card, folder, words[0], options), refusals)
     if confirm:
-        parts = [confirm_times(card, folder, part, options, tolerance) for part in parts]
+        runs = [run for part in parts for run in confirm_times(card, folder, part, options, tolerance)]
+        keep_confirmed(folder, runs, options, tolerance)
+        parts = [replace_times(part, runs) for part in parts]
     return gather(card, parts, providers, refusals, tolerance)
 
 
@@ -145,19 +149,30 @@ def verify_emulated(card: ModelCard, folder: Path, word: str, options: dict[str,
     )
 
 
-def confirm_times(card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float) -> Measured:
-    """The part, with times that its gate does not pass measured again in full."""
+def confirm_times(
+    card: ModelCard, folder: Path, part: Measured, options: dict[str, Any], tolerance: float
+) -> list[BenchRun]:
+    """The times that the gate of a part does not pass, measured again in full; none where it passes."""
     gates = collect_time_gates(card, part, tolerance)
     words = {gate.provider.partition(" ")[0] for gate in gates if gate.check.passed is not True}
     if not words:
-        return part
-    runs = bench(
-        [folder / _BASELINE, folder / _INT8],
-        providers=sorted(words),
-        inputs=folder / "golden.npz",
-        tolerance=tolerance,
-        **{key: value for key, value in options.items() if key not in NOT_OF_BENCH},
-    )
+        return []
+    given = {"inputs": folder / "golden.npz", **pick_timing(options), "tolerance": tolerance}
+    return bench([folder / name for name in TIMED], providers=sorted(words), **given)
+
+
+def keep_confirmed(folder: Path, runs: Sequence[BenchRun], options: Mapping[str, Any], tolerance: float) -> None:
+    """Keep what was measured again in full beside the quick runs."""
+    keep_runs(folder, CONFIRMED, [folder / name for name in TIMED], runs, **pick_timing(options), tolerance=tolerance)
+
+
+def replace_times(part: Measured, runs: Sequence[BenchRun]) -> Measured:
+    """The part, with the times that were measured again."""
     again = {fact.models[0].provider: fact for fact in map(derive_latency, runs)}
     latency = tuple(again.get(fact.models[0].provider, fact) for fact in part.latency)
     return msgspec.structs.replace(part, latency=latency)
+
+
+def pick_timing(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the options of ``pipeline.run`` that ``bench`` has, too."""
+    return {key: value for key, value in options.items() if key not in _NOT_OF_BENCH}

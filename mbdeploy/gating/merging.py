@@ -11,17 +11,19 @@ import msgspec
 from mbdeploy.card import ModelCard
 from mbdeploy.errors import MbdeployError, UnavailableError, unpack_error
 from mbdeploy.gating.jobs import Judged, Made, Timed, refuse_others
+from mbdeploy.gating.keeping import keep_runs
 from mbdeploy.gating.measured import Measured
-from mbdeploy.gating.measuring import gather, narrow, refuse
+from mbdeploy.gating.measuring import gather, keep_confirmed, narrow, refuse
 from mbdeploy.gating.planning import Shared
 from mbdeploy.gating.report import CardResult, Change, Gate, Refusal
 from mbdeploy.gating.steps import Step, add_found, add_lint, add_versions, follow, holding, note_new
 from mbdeploy.gating.tracing import keep_traced
 from mbdeploy.gating.versions import Versions, add_times
 from mbdeploy.pipeline import describe_measuring, keep_measured, run
-from mbdeploy.results import ParityReport
+from mbdeploy.results import BenchRun, ParityReport
 from mbdeploy.stages.bisect import Divergence
-from mbdeploy.stages.facts import derive_parity
+from mbdeploy.stages.facts import derive_latency, derive_parity
+from mbdeploy.stages.reporting.reading import BESIDE
 
 
 class Answers(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +63,7 @@ def _measured(
         refused = list(refusals)
         real, emulated = (_sort_out(words, answers, refused) for words in (shared.real, shared.emulated))
         reports = {word: _read_report(answers, word) for word in (*real, *emulated)}
-        latency = {word: fact for word in real if (fact := answers.timed[word].latency) is not None}
+        latency = {word: derive_latency(run) for word in real if (run := _find_run(answers.timed[word])) is not None}
         parts = [
             Measured(
                 checks=report.checks,
@@ -80,6 +82,8 @@ def _measured(
             with holding(shared.locate(card)):
                 divergences = keep_traced(card, shared.locate(card), traced) if traced else ()
                 _keep(shared, card, answers, [reports[word] for word in real], real)
+                confirmed = [run for word in real for run in answers.timed[word].confirmed]
+                keep_confirmed(shared.locate(card), confirmed, shared.options, shared.tolerance)
         return add_found(result, card, found, divergences, answers.notes)
 
     return step
@@ -96,7 +100,8 @@ def _linted(made: Made) -> Step:
 
 def _compared(shared: Shared, card: ModelCard, answers: Answers, providers: Sequence[str], baseline: Path) -> Step:
     def step(result: CardResult) -> CardResult:
-        if shared.find_other(card) is None:
+        other = shared.find_other(card)
+        if other is None:
             return note_new(result, baseline)
         refused = {refusal.provider for refusal in result.refusals}
         words = [word for word in shared.real if word in providers and word not in refused]
@@ -111,11 +116,21 @@ def _compared(shared: Shared, card: ModelCard, answers: Answers, providers: Sequ
             assert judged.versions is not None
             gates += judged.versions.gates
             changes += judged.versions.changes
-        facts = [fact for word in words for fact in answers.timed[word].versions]
+        runs = [run for word in words for run in answers.timed[word].versions]
+        folder = shared.locate(card)
+        with holding(folder):
+            timed_files = (other, folder / "int8.onnx")
+            keep_runs(folder, BESIDE, timed_files, runs, tolerance=shared.tolerance, **shared.options)
+        facts = [derive_latency(run) for run in runs]
         found = Versions(gates=tuple(gates), changes=tuple(changes))
         return add_versions(result, add_times(found, card.name, facts, shared.tolerance))
 
     return step
+
+
+def _find_run(timed: Timed) -> BenchRun | None:
+    """The run that decides."""
+    return timed.confirmed[0] if timed.confirmed else timed.run
 
 
 def _sort_out(words: Sequence[str], answers: Answers, refused: list[Refusal]) -> list[str]:

@@ -15,14 +15,16 @@ from mbdeploy.derive import judge_ratio
 from mbdeploy.errors import ModelError
 from mbdeploy.estimate import compute_mcnemar, estimate_ratio_of_sums
 from mbdeploy.gating.holm import ALPHA, compute_p_value
+from mbdeploy.gating.keeping import keep_runs
 from mbdeploy.gating.report import Change, Gate
 from mbdeploy.gating.rules import IDS
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.quant.metrics import compare_outputs, sum_errors
-from mbdeploy.results import Check, Metrics
+from mbdeploy.results import BenchRun, Check, Metrics
 from mbdeploy.stages.bench import bench
 from mbdeploy.stages.facts import LatencyFacts, derive_latency
 from mbdeploy.stages.reference import load_reference
+from mbdeploy.stages.reporting.reading import BESIDE
 from mbdeploy.stages.subject import name_provider, plan_session, read_subjects
 from mbdeploy.targets import Job, open_target, parse_provider
 
@@ -74,7 +76,8 @@ def compare_versions(
     on_progress: Progress = ignore_progress,
     **options: Any,
 ) -> Versions:
-    """Run ``folder/int8.onnx`` and ``other`` on the golden images of ``folder``, and time them in turns.
+    """Run ``folder/int8.onnx`` and ``other`` on the golden images of ``folder``, and time them in turns; raw times are
+    kept in ``folder``, as ``BESIDE`` says.
 
     ``options`` are those of ``bench``.
 
@@ -85,7 +88,9 @@ def compare_versions(
     told: dict[str, Any] = {"providers": providers, "on_progress": on_progress}
     opening = {key: options[key] for key in ("threads", "allow_fallback") if key in options}
     found = compare_answers(card, folder, other, **told, **opening)
-    return add_times(found, card, time_versions(folder, other, tolerance=tolerance, **told, **options), tolerance)
+    runs = time_versions(folder, other, tolerance=tolerance, **told, **options)
+    keep_runs(folder, BESIDE, (other, folder / "int8.onnx"), runs, tolerance=tolerance, **options)
+    return add_times(found, card, [derive_latency(run) for run in runs], tolerance)
 
 
 def compare_answers(
@@ -121,10 +126,9 @@ def compare_answers(
     return Versions(gates=tuple(gates), changes=tuple(changes))
 
 
-def time_versions(folder: Path, other: Path, **options: Any) -> tuple[LatencyFacts, ...]:
-    """Both versions by turns, one fact a provider; ``options`` are those of ``bench``."""
-    runs = bench((other, folder / "int8.onnx"), inputs=folder / "golden.npz", **options)
-    return tuple(derive_latency(run) for run in runs)
+def time_versions(folder: Path, other: Path, **options: Any) -> list[BenchRun]:
+    """Both versions by turns, one run a provider; ``options`` are those of ``bench``."""
+    return bench((other, folder / "int8.onnx"), inputs=folder / "golden.npz", **options)
 
 
 def add_times(found: Versions, card: str, facts: Sequence[LatencyFacts], tolerance: float) -> Versions:

@@ -6,8 +6,10 @@ from typing import Literal
 
 import msgspec
 
+from mbdeploy.derive import Verdict
 from mbdeploy.estimate import Interval
-from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef
+from mbdeploy.mixing.turns import Turns
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, Check, Host, ModelRef
 
 Kind = Literal["layer", "block", "first", "last", "squeeze", "depthwise"]
 
@@ -46,8 +48,11 @@ class Goals(msgspec.Struct, frozen=True, kw_only=True):
 class Mix(msgspec.Struct, frozen=True, kw_only=True):
     """One mixed file as measured: ``keep_float`` names its float layers.
 
-    ``ratio`` is its time over optimised FP32's. ``drop`` is the top-1 it loses, in points; where images have no labels
-    it is the share of images whose first class is another than FP32's, which no loss can exceed. ``reward`` is
+    ``ratio`` is its time over optimised FP32's: of one that was quantized in full by its run in several processes, else
+    by one process, an estimate. ``drop`` is the top-1 it loses, in points; where images have no labels
+    it is the share of images whose first class is another than FP32's, which no loss can exceed. It follows from
+    ``lost`` and ``gained``, the images that only FP32 and only the mix gets right; without labels all that changed are
+    lost. ``reward`` is
     ACC (LAT / TAR)^-0.07 of MnasNet (Tan et al., arXiv:1807.11626, eq. 2 and 3), with 1 - drop as accuracy.
     """
 
@@ -59,14 +64,19 @@ class Mix(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     reward: float
     on_front: bool
+    lost: int = 0
+    gained: int = 0
 
 
 class MixReport(msgspec.Struct, frozen=True, kw_only=True):
     """The whole search. ``chosen`` is None where no mix reaches the goals: then the float file is what to ship.
 
-    ``mixes`` start with all in INT8; like the ``effects`` they are without what the recipe fits to its inputs, which
+    ``mixes`` start with all in INT8, which comes first in ``turns`` where moves were timed, and optimised FP32 where
+    mixes were: their raw times, from which the ratios of ``effects`` and ``mixes`` follow. Like the
+    ``effects`` the mixes are without what the recipe fits to its inputs, which
     would be another in each. ``made`` are those that were then quantized in full and measured again, in this order;
-    the last one is ``final`` if it was written.
+    the last one is ``final`` if it was written. ``timed`` holds the run of each of these against optimised FP32, by its
+    name: series 1 is the mix. ``verdict`` is what :func:`mbdeploy.mixing.verdict.judge_search` makes of all this.
     """
 
     model: ModelRef
@@ -85,4 +95,7 @@ class MixReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     final: Mix | None
     checks: tuple[Check, ...]
+    turns: tuple[Turns, ...] = ()
+    timed: dict[str, BenchRun] = {}
+    verdict: Verdict | None = None
     schema_version: int = SCHEMA_VERSION

@@ -26,6 +26,8 @@ _LAYOUT: Mapping[str, Mapping[str, str]] = {
         "golden": "golden.npz",
     },
     "results/bench.json": {"model 0": "simplified.onnx", "model 1": "int8.onnx"},
+    "results/bench-confirm.json": {"model 0": "simplified.onnx", "model 1": "int8.onnx"},
+    "results/bench-baseline.json": {"model 1": "int8.onnx"},
     **{
         page: {
             "fp32": "fp32.onnx",

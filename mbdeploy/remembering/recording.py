@@ -24,7 +24,7 @@ from mbdeploy.remembering.collecting import (
 )
 from mbdeploy.remembering.measurement import COLUMNS, OPTIONAL, Measurement
 from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport, decode_result
-from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, PARITY, SWEEP, Runs, has_models
+from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, EVALUATION, PARITY, SWEEP, Runs, has_models
 from mbdeploy.swept import SweepReport
 
 #: Where the history lies if nobody says: beside ``out``, which may be deleted and made again.
@@ -125,7 +125,7 @@ def _list(out: Path) -> Iterator[tuple[Path, Path | None]]:
         above = out.absolute().parent
         yield out, above.parent if above.name == "results" and has_models(above.parent) else None
         return
-    found = [out / name for name in (BENCH, PARITY, EVALUATION, SWEEP) if (out / name).is_file()]
+    found = [out / name for name in (BENCH, CONFIRMED, PARITY, EVALUATION, SWEEP) if (out / name).is_file()]
     if not found:
         raise DataError(
             where=out,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mbdeploy.derive import Verdict
 from mbdeploy.results import Check, Metrics
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts, ParityFact
 from mbdeploy.stages.tables import Table, format_bytes
-from mbdeploy.stages.verdict import Verdict
 from mbdeploy.stages.wording import (
     name_interval,
     name_list,
@@ -82,7 +82,7 @@ def tabulate_checks(checks: Sequence[Check]) -> list[Table]:
     return [Table(title="Gates", columns=columns, rows=rows, notes=notes, left=(0, 1))]
 
 
-def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[Table]:
+def tabulate_verdicts(verdicts: Sequence[Verdict], title: str = "Ship the INT8 file?") -> list[Table]:
     """Whether to ship the INT8 file, provider by provider, and what decided."""
     if not verdicts:
         return []
@@ -91,7 +91,7 @@ def tabulate_verdicts(verdicts: Sequence[Verdict]) -> list[Table]:
         for found in verdicts
         for first, reason in zip((True, *[False] * len(found.reasons)), found.reasons, strict=False)
     )
-    return [Table(title="Ship the INT8 file?", columns=("provider", "verdict", "why"), rows=rows, left=(0, 1, 2))]
+    return [Table(title=title, columns=("provider", "verdict", "why"), rows=rows, left=(0, 1, 2))]
 
 
 def tabulate_latency(facts: LatencyFacts) -> list[Table]:

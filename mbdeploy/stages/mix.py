@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from mbdeploy.estimate import Interval
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
 from mbdeploy.mixing.front import mark_front
 from mbdeploy.mixing.path import measure_gain, rank_faster, rank_helpful, weigh
 from mbdeploy.mixing.report import Effect, Goals, MixReport, Move
+from mbdeploy.mixing.turns import Turns, compare_turns
 from mbdeploy.model_file import describe_model
 from mbdeploy.stages.mix_measure import Laboratory
 from mbdeploy.watch import Limits
@@ -56,8 +58,10 @@ def search(
     listed = place.ask(_LIST_STEP, {"keep_float": list(keep_float)})
     moves, asked = msgspec.convert(listed["moves"], list[Move]), tuple(listed["kept"])
     everything = place.make([asked])[0]
-    effects = _measure_effects(moves, asked, everything, place, laboratory, on_progress)
-    made = _walk(effects, asked, everything, place, laboratory, on_progress)
+    turns: list[Turns] = []
+    effects = _measure_effects(moves, asked, everything, place, laboratory, turns, on_progress)
+    made = _walk(effects, asked, everything, place, laboratory, turns, on_progress)
+    mixes, timed = laboratory.measure_mixes(made, goals)
     return MixReport(
         model=describe_model(model),
         provider=laboratory.provider.word,
@@ -69,12 +73,13 @@ def search(
         held_out=laboratory.held_out,
         goals=goals,
         effects=tuple(effects),
-        mixes=tuple(mark_front(laboratory.measure_mixes(made, goals))),
+        mixes=tuple(mark_front(mixes)),
         made=(),
         chosen=None,
         reason="",
         final=None,
         checks=(),
+        turns=(*turns, timed),
     )
 
 
@@ -113,21 +118,24 @@ def _measure_effects(
     everything: Path,
     place: _Placer,
     laboratory: Laboratory,
+    turns: list[Turns],
     on_progress: Progress,
 ) -> list[Effect]:
+    """What each move does on its own; the times that say so are added to ``turns``."""
     effects: list[Effect] = []
     size = max(_AT_ONCE, _SCRATCH_BYTES // (5 * everything.stat().st_size))  # a float file takes four times as much
     for start in range(0, len(moves), size):
         chunk = moves[start : start + size]
         paths = place.make([asked + move.layers for move in chunk], [move.layers for move in chunk])
         found = laboratory.measure_sqnr(paths)
-        spared = paths[: len(chunk)]
-        ratios = []
+        spared = [(move.name, path) for move, path in zip(chunk, paths, strict=False)]
+        ratios: dict[str, Interval] = {}
         for first in range(0, len(spared), _AT_ONCE):
             on_progress("moves", start + first, len(moves))
-            ratios += laboratory.time_against(everything, spared[first : first + _AT_ONCE])
-        for move, ratio, spared_db, alone_db in zip(chunk, ratios, found, found[len(chunk) :], strict=False):
-            effects.append(Effect(move=move, ratio=ratio, spared_db=spared_db, alone_db=alone_db))
+            turns.append(laboratory.time_against((ALL_INT8, everything), dict(spared[first : first + _AT_ONCE])))
+            ratios |= compare_turns(turns[-1])
+        for move, spared_db, alone_db in zip(chunk, found, found[len(chunk) :], strict=False):
+            effects.append(Effect(move=move, ratio=ratios[move.name], spared_db=spared_db, alone_db=alone_db))
         for path in paths:
             path.unlink()
     on_progress("moves", len(moves), len(moves))
@@ -140,6 +148,7 @@ def _walk(
     everything: Path,
     place: _Placer,
     laboratory: Laboratory,
+    turns: list[Turns],
     on_progress: Progress,
 ) -> dict[str, tuple[Path, tuple[str, ...]]]:
     """Mixes by name, each one move more than the one before: a file, and its layers in float.
@@ -161,14 +170,15 @@ def _walk(
         paths = place.make(wider)
         reached = laboratory.measure_sqnr(paths)
         best = max(range(len(tried)), key=lambda index: weigh(tried[index], reached[index], last_db))
-        useful = (
-            laboratory.time_against(last, [paths[best]])[0].high < 1
-            if faster
-            else measure_gain(reached[best], last_db) > 0
-        )
+        name = f"+ {tried[best].move.name}"
+        if faster:
+            turns.append(laboratory.time_against((next(reversed(made)), last), {name: paths[best]}))
+            useful = compare_turns(turns[-1])[name].high < 1
+        else:
+            useful = measure_gain(reached[best], last_db) > 0
         if useful:
             kept, last, last_db = wider[best], paths[best], reached[best]
-            made[f"+ {tried[best].move.name}"] = (last, kept)
+            made[name] = (last, kept)
             left.remove(tried[best])
         else:
             left = [effect for effect in left if effect not in tried]

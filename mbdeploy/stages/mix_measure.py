@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from mbdeploy.data import Dataset, load_batches, open_dataset
 from mbdeploy.data.samples import Sample, take_samples
 from mbdeploy.errors import DataError
-from mbdeploy.estimate import Interval, estimate_paired_difference, estimate_proportion, estimate_ratio
+from mbdeploy.estimate import Interval, estimate_paired_difference, estimate_proportion
 from mbdeploy.isolate import Progress
 from mbdeploy.mixing.front import compute_reward
 from mbdeploy.mixing.report import Goals, Mix
+from mbdeploy.mixing.turns import Turns, compare_turns
 from mbdeploy.quant.metrics import compare_outputs
 from mbdeploy.results import Host
 from mbdeploy.stages.classes import settle_background
@@ -34,9 +35,11 @@ from mbdeploy.targets.job import refuse_emulated_times
 
 #: Images on which single moves are compared; mixes are compared on all.
 _FEW = 32
-#: Rounds: of six moves by turns, and of the mixes, whose ratios are what the user is told.
+#: Rounds in one process: of six moves by turns, and of the mixes. Both are estimates, to choose by.
 _MOVE_ROUNDS, _MIX_ROUNDS = 40, 120
 _WARMUP = 3
+#: What optimised FP32 is called among files that took turns.
+FLOAT = "optimised FP32"
 
 
 class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -62,38 +65,61 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         expected = self.expected[:_FEW]
         return [compare_outputs(expected, ran.outputs[0]).sqnr_db for ran in outputs.sessions]
 
-    def time_against(self, baseline: Path, paths: Sequence[Path], rounds: int = _MOVE_ROUNDS) -> list[Interval]:
-        """Time of each file over the baseline's, by turns: CPU time with one thread on a CPU, else wall time."""
-        sessions = self._run("bench", [baseline, *paths], self.images[:_FEW], rounds).sessions
+    def time_against(self, baseline: tuple[str, Path], files: Mapping[str, Path], rounds: int = _MOVE_ROUNDS) -> Turns:
+        """The files by turns with the baseline: CPU time counts with one thread on a CPU, else wall time."""
+        sessions = self._run("bench", [baseline[1], *files.values()], self.images[:_FEW], rounds).sessions
         by_cpu = self.threads == 1 and sessions[0].settings.get("device", "cpu") == "cpu"
-        times = [ran.cpu_ns if by_cpu else ran.wall_ns for ran in sessions]
-        return [estimate_ratio(times[0], candidate) for candidate in times[1:]]
+        return Turns(
+            names=(baseline[0], *files),
+            clock="cpu" if by_cpu else "wall",
+            wall_ns=tuple(ran.wall_ns for ran in sessions),
+            cpu_ns=tuple(ran.cpu_ns for ran in sessions),
+        )
 
-    def measure_mixes(self, made: Mapping[str, tuple[Path, tuple[str, ...]]], goals: Goals) -> list[Mix]:
+    @property
+    def batch(self) -> int:
+        """How many images a file is timed with at once."""
+        return self.subject.signature.batch or 1
+
+    def measure_mixes(self, made: Mapping[str, tuple[Path, tuple[str, ...]]], goals: Goals) -> tuple[list[Mix], Turns]:
         """Every mix against optimised FP32, on all images and in one run."""
-        paths = [path for path, _ in made.values()]
-        ratios = self.time_against(self.subject.path, paths, _MIX_ROUNDS)
-        outputs = [ran.outputs[0] for ran in self._run("infer", paths, self.images).sessions]
-        target = goals.target_ratio or ratios[0].value
-        mixes = []
-        for (name, (path, kept)), ratio, output in zip(made.items(), ratios, outputs, strict=True):
-            drop = self._measure_drop(output)
-            mixes.append(
-                Mix(
-                    name=name,
-                    keep_float=kept,
-                    ratio=ratio,
-                    sqnr_db=compare_outputs(self.expected, output).sqnr_db,
-                    drop=drop,
-                    size_bytes=path.stat().st_size,
-                    reward=compute_reward(drop.value, ratio.value, target),
-                    on_front=False,
-                )
-            )
-        return mixes
+        paths = {name: path for name, (path, _) in made.items()}
+        turns = self.time_against((FLOAT, self.subject.path), paths, _MIX_ROUNDS)
+        ratios = compare_turns(turns)
+        outputs = [ran.outputs[0] for ran in self._run("infer", list(paths.values()), self.images).sessions]
+        target = goals.target_ratio or next(iter(ratios.values())).value
+        mixes = [
+            self._describe(name, path, kept, ratios[name], output, target)
+            for (name, (path, kept)), output in zip(made.items(), outputs, strict=True)
+        ]
+        return mixes, turns
 
-    def _measure_drop(self, output: NDArray[Any]) -> Interval:
-        """Points of top-1 lost; without labels, of images (pixels) whose class is another."""
+    def measure_made(self, plain: Mix, path: Path, ratio: Interval, target: float) -> Mix:
+        """A mix that was quantized in full, on all images; its time was taken elsewhere. ``target`` is the reward's."""
+        output = self._run("infer", [path], self.images).sessions[0].outputs[0]
+        found = self._describe(plain.name, path, plain.keep_float, ratio, output, target)
+        return msgspec.structs.replace(found, on_front=plain.on_front)
+
+    def _describe(
+        self, name: str, path: Path, kept: tuple[str, ...], ratio: Interval, output: NDArray[Any], target: float
+    ) -> Mix:
+        drop, lost, gained = self._measure_drop(output)
+        return Mix(
+            name=name,
+            keep_float=kept,
+            ratio=ratio,
+            sqnr_db=compare_outputs(self.expected, output).sqnr_db,
+            drop=drop,
+            size_bytes=path.stat().st_size,
+            reward=compute_reward(drop.value, ratio.value, target),
+            on_front=False,
+            lost=lost,
+            gained=gained,
+        )
+
+    def _measure_drop(self, output: NDArray[Any]) -> tuple[Interval, int, int]:
+        """Points of top-1 lost, and images lost and gained; without labels, of images (pixels) whose class changed."""
+        gained = 0
         if self.labels is not None:
             before, after = (values.argmax(axis=1).reshape(-1) == self.labels for values in (self.expected, output))
             gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
@@ -101,9 +127,10 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         else:
             agreement = compare_outputs(self.expected, output).top1_agreement
             share = float("nan") if agreement is None else 1 - agreement
-            count = 0 if agreement is None else round(share * len(self.images))
-            found = msgspec.structs.replace(estimate_proportion(count, len(self.images)), value=share)
-        return msgspec.structs.replace(found, value=100 * found.value, low=100 * found.low, high=100 * found.high)
+            lost = 0 if agreement is None else round(share * len(self.images))
+            found = msgspec.structs.replace(estimate_proportion(lost, len(self.images)), value=share)
+        points = {name: 100 * getattr(found, name) for name in ("value", "low", "high")}
+        return msgspec.structs.replace(found, **points), lost, gained
 
     def _run(self, kind: Any, paths: Sequence[Path], images: NDArray[np.float32], rounds: int = 0) -> Answer:
         config = choose_spinning(self.provider, self.threads)
@@ -114,7 +141,7 @@ class Laboratory(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         sessions = tuple(
             plan_session(subject, self.provider, threads=self.threads, session_config=config) for subject in subjects
         )
-        size = self.subject.signature.batch or (1 if kind == "bench" else 16)
+        size = self.batch if kind == "bench" else self.subject.signature.batch or 16
         job = Job(
             kind=kind,
             sessions=sessions,

@@ -1,55 +1,95 @@
-"""The search as a page: accuracy against time of every mix, the front through the best, and all figures below."""
+"""The search as part of a page: its verdict, accuracy against time of every mix with the front, and all figures."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from mbdeploy.mixing.report import MixReport
-from mbdeploy.stages.mix_tables import list_goals
-from mbdeploy.stages.pages import open_template
+import msgspec
 
-_WIDTH, _HEIGHT = 640.0, 320.0
-_STEPS = 5
+from mbdeploy.derive import Verdict
+from mbdeploy.mixing.report import Mix, MixReport
+from mbdeploy.mixing.verdict import judge_search
+from mbdeploy.stages.mix_tables import list_goals, tabulate_effects, tabulate_mixes
+from mbdeploy.stages.reporting.chart import LEGEND_ABOVE, Chart, color, draw_intervals, lay_out, line_at
+from mbdeploy.stages.reporting.frame import open_part
+from mbdeploy.stages.reporting.names import shorten
+from mbdeploy.stages.tables import Table
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """What a page says of one search; ``number`` tells its figure and tables from those of others on the page."""
+
+    number: str
+    report: MixReport
+    verdict: Verdict
+    goals: list[str]
+    chart: Chart
+    tables: list[Table]
+    effects: Table
 
 
 def render_search(report: MixReport) -> str:
-    """One self-contained HTML page; names from the model are escaped."""
-    page: str = open_template("mix.html").render(
-        report=report, goals=list_goals(report), plot=_place_mixes(report), size=(_WIDTH, _HEIGHT)
-    )
+    """One self-contained HTML page, without a script; names from the model are escaped."""
+    page: str = open_part("mix.html").render(search=describe_search(report, judge_search(report), "0"))
     return page
 
 
-def _place_mixes(report: MixReport) -> dict[str, Any]:
-    """Points, whiskers and ticks in SVG units: time to the right, dB upwards."""
-    mixes = [*report.mixes, *report.made]
-    low = min((mix.ratio.low for mix in mixes), default=0.0)
-    high = max((*(mix.ratio.high for mix in mixes), 1.0))
-    floor, ceiling = (edge(mix.sqnr_db for mix in mixes) for edge in (min, max))
-    span, rise = (high - low) or 1.0, (ceiling - floor) or 1.0
+def describe_search(report: MixReport, verdict: Verdict, number: str) -> Section:
+    """Everything that a page shows of a search; its raw times are not needed."""
+    return Section(
+        number=number,
+        report=report,
+        verdict=verdict,
+        goals=list_goals(report),
+        chart=draw_front(report, f"mixes-{number}"),
+        tables=tabulate_mixes(report, intervals=True),
+        effects=tabulate_effects(report),
+    )
 
-    def across(ratio: float) -> float:
-        return _WIDTH * (ratio - low) / span
 
-    def up(sqnr_db: float) -> float:
-        return _HEIGHT * (1 - (sqnr_db - floor) / rise)
-
-    points = [
-        {
-            "mix": mix,
-            "x": across(mix.ratio.value),
-            "y": up(mix.sqnr_db),
-            "ends": (across(mix.ratio.low), across(mix.ratio.high)),
-            "chosen": mix.name == report.chosen,
-            "made": mix in report.made,
-        }
-        for mix in mixes
+def draw_front(report: MixReport, name: str) -> Chart:
+    """Accuracy against time: the mixes, a line through those on the front, and those that were made in full."""
+    mixes = [mix for mix in report.mixes if math.isfinite(mix.sqnr_db)]
+    made = [mix for mix in report.made if math.isfinite(mix.sqnr_db)]
+    front = sorted((mix for mix in mixes if mix.on_front), key=lambda mix: mix.ratio.value)
+    left = len(report.mixes) + len(report.made) - len(mixes) - len(made)
+    data = [
+        _draw_points([mix for mix in mixes if not mix.on_front], "beaten by another", 5, "circle"),
+        {**_draw_points(front, "on the front", 0, "circle"), "mode": "lines+markers"},
+        _draw_points(made, "quantized in full, timed in several processes", 1, "diamond"),
     ]
-    front = sorted((across(mix.ratio.value), up(mix.sqnr_db)) for mix in report.mixes if mix.on_front)
+    ends = [bound for mix in (*mixes, *made) for bound in (mix.ratio.low, mix.ratio.high) if math.isfinite(bound)]
+    low, high = min(ends, default=0.0), max((*ends, 1.0))
+    margin = 0.04 * (high - low or 1.0)
+    return Chart(
+        name=name,
+        label="SQNR against time of every mix; the same numbers are in the tables below",
+        data=[trace for trace in data if trace["x"]],
+        layout=lay_out(
+            xaxis={
+                "title": {"text": "time over optimised FP32 (dashed: no gain)"},
+                "range": [low - margin, high + margin],
+            },
+            yaxis={"title": {"text": "SQNR of the outputs, dB"}},
+            shapes=[line_at(1.0)],
+            legend=LEGEND_ABOVE,
+        ),
+        height=360,
+        notes=(f"{left} mixes have no finite SQNR, and are not drawn.",) if left else (),
+    )
+
+
+def _draw_points(mixes: list[Mix], name: str, style: int, symbol: str) -> dict[str, Any]:
     return {
-        "points": points,
-        "front": " ".join(f"{x:.1f},{y:.1f}" for x, y in front),
-        "even": across(1.0),
-        "x_ticks": [(_WIDTH * step / _STEPS, low + span * step / _STEPS) for step in range(_STEPS + 1)],
-        "y_ticks": [(_HEIGHT * (1 - step / _STEPS), floor + rise * step / _STEPS) for step in range(_STEPS + 1)],
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [mix.ratio.value for mix in mixes],
+        "y": [mix.sqnr_db for mix in mixes],
+        "text": [shorten(mix.name, 60) for mix in mixes],
+        "marker": {"size": 10, "color": color(style), "symbol": symbol},
+        "line": {"color": color(style), "width": 1.5},
+        "error_x": draw_intervals([mix.ratio for mix in mixes], color(style)),
+        "hovertemplate": "%{text}<br>%{x:.3f} of FP32's time, %{y:.2f} dB",
     }

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
-import msgspec
-
+from mbdeploy.derive import Finding, Verdict, judge_gain, settle_verdict
 from mbdeploy.results import Check
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts
-
-Answer = Literal["ship", "don't ship", "inconclusive"]
 
 #: Top-1 that INT8 may lose, as a share: one point.
 MAX_DROP = 0.01
 _CANDIDATE = "int8"
-_ORDER: tuple[Answer, ...] = ("don't ship", "inconclusive", "ship")  # the first that anything speaks for is the answer
-_Finding = tuple[Answer, str]
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do with a file on a provider, and why: the reasons that decided, the worst first."""
-
-    model: str
-    provider: str
-    answer: Answer
-    reasons: tuple[str, ...]
 
 
 def judge_int8(
@@ -49,20 +34,12 @@ def judge_int8(
             continue
         subject = f"{_CANDIDATE} on {fact.provider}"
         own = [check for check in checks if check.subject == subject]
-        findings: list[_Finding] = [
+        findings: list[Finding] = [
             *(("don't ship", _describe_failure(check)) for check in own if check.passed is False),
             _judge_speed(fact, run),
             *_judge_accuracy(accuracy, own, fact.provider, trained=trained),
         ]
-        findings.sort(key=lambda finding: _ORDER.index(finding[0]))
-        verdicts.append(
-            Verdict(
-                model=_CANDIDATE,
-                provider=fact.provider,
-                answer=findings[0][0],
-                reasons=tuple(reason for _, reason in findings),
-            )
-        )
+        verdicts.append(settle_verdict(_CANDIDATE, fact.provider, findings))
     return tuple(verdicts)
 
 
@@ -70,26 +47,16 @@ def _describe_failure(check: Check) -> str:
     return f"the gate on {check.name} failed: {check.value:.4g}, not {check.comparison} {check.bound:.4g}"
 
 
-def _judge_speed(fact: LatencyFact, run: LatencyFacts) -> _Finding:
+def _judge_speed(fact: LatencyFact, run: LatencyFacts) -> Finding:
     assert fact.ratio is not None
-    ratio = fact.ratio
-    said = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of optimised FP32's {fact.clock} time"
     control = next((check for check in run.checks if check.name == "A/A control"), None)
-    if control is None or control.passed is not True:
-        return "inconclusive", f"{said}, but the A/A control did not pass"
     gate = next((check for check in run.checks if check.subject == f"{fact.model} on {fact.provider}"), None)
-    if gate is not None and gate.passed is None:
-        return "inconclusive", f"{said}: {gate.note}"
-    if ratio.high < 1:
-        return "ship", said
-    if ratio.low >= 1:
-        return "don't ship", f"no gain: {said}; the float file is as fast or faster"
-    return "inconclusive", f"no gain shown: {said}"
+    return judge_gain(fact.ratio, fact.clock, control, gate)
 
 
 def _judge_accuracy(
     accuracy: Sequence[AccuracyFacts], checks: Sequence[Check], provider: str, *, trained: bool | None
-) -> list[_Finding]:
+) -> list[Finding]:
     if trained is False:
         return [("inconclusive", "seeded weights: there is no accuracy to lose")]
     found = [
@@ -104,7 +71,7 @@ def _judge_accuracy(
             return [("inconclusive", "neither accuracy nor parity was measured")]
         said = f"parity gates passed ({', '.join(passed)}); accuracy on labelled images was not measured on {provider}"
         return [("ship", said)]
-    findings: list[_Finding] = []
+    findings: list[Finding] = []
     for changed in found:
         drop = changed.difference
         said = f"top-1 {100 * drop.value:+.1f} points [{100 * drop.low:+.1f}, {100 * drop.high:+.1f}], n = {changed.n}"

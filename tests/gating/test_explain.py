@@ -12,12 +12,12 @@ from mbdeploy import errors
 from mbdeploy.auditing.rules import RULES as AUDIT_RULES
 from mbdeploy.cli import EXIT_CLOSED_PIPE, EXIT_INTERRUPTED
 from mbdeploy.costs.rules import RULES as COST_RULES
+from mbdeploy.derive import ANSWERS
 from mbdeploy.errors import MbdeployError, UsageError
 from mbdeploy.gating.explain import explain, list_entries
 from mbdeploy.gating.rules import RULES, describe_rule
 from mbdeploy.isolate import Verdict
 from mbdeploy.stages.simplify import CHANGED
-from mbdeploy.stages.verdict import _ORDER as ANSWERS
 from mbdeploy.stages.wording import _VERDICTS as ENDS
 
 ENTRIES = list_entries()

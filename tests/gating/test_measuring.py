@@ -68,6 +68,11 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(measuring.verify, "verify", verify)
     monkeypatch.setattr(measuring, "bench", bench)
     monkeypatch.setattr(measuring, "derive_latency", lambda run: make_facts(0.8))
+    monkeypatch.setattr(
+        measuring,
+        "keep_runs",
+        lambda folder, name, models, runs, **options: made.append(("keep", name, runs, options)) if runs else None,
+    )
     return made
 
 
@@ -88,7 +93,11 @@ def test_time_that_does_not_pass_is_decided_by_a_full_bench(
     card = msgspec.structs.replace(CARD, budgets=Budgets(latency_ratio=1.0))
     gate, _ = measure_card(card, tmp_path, ["cpu"], {"trust": False, "on_stage": print}, confirm=confirm).gates
     assert (gate.check.name, gate.check.passed) == ("latency_ratio", passed)
-    assert calls[1:] == ([("bench", ["simplified.onnx", "int8.onnx"], ["cpu"])] if confirm else [])
+    full = [
+        ("bench", ["simplified.onnx", "int8.onnx"], ["cpu"]),
+        ("keep", "results/bench-confirm.json", ["run"], {"tolerance": 0.05}),
+    ]
+    assert calls[1:] == (full if confirm else [])
 
 
 def test_time_that_passes_is_not_measured_again(calls: list[Any], tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import StepError, UnavailableError
 from mbdeploy.executing import Done, Work
 from mbdeploy.executing.work import list_phases
-from mbdeploy.gating import jobs, merging, sharing
+from mbdeploy.gating import jobs, keeping, measuring, merging, sharing, versions
 from mbdeploy.gating.check import check
 from mbdeploy.gating.report import CheckReport, Gate, Lint
 from mbdeploy.gating.versions import Versions
@@ -31,6 +33,7 @@ from mbdeploy.results import (
     decode_result,
     encode_result,
 )
+from mbdeploy.stages.facts import derive_latency
 
 CARD = """
 name = "tiny"
@@ -319,6 +322,28 @@ def test_holm_s_correction_is_over_the_rows_of_all_cards(
         for result in share(cards, baseline=Path("ref")).cards
     ]
     assert adjusted == [[(0.06, None)]] * 3
+
+
+def test_raw_times_that_workers_took_in_full_and_beside_another_version_are_kept_in_the_folder(
+    card: ModelCard, executor: InlineExecutor, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = Path(card.path).read_text() + "latency_ratio = 0.5\n"  # both files take 1 ms: it does not pass
+    Path(card.path).write_text(text)
+    Path("ref/int8.onnx").parent.mkdir()
+    Path("ref/int8.onnx").write_text("other")
+    monkeypatch.setattr(jobs, "compare_answers", lambda *_, **__: Versions(gates=(), changes=()))
+    monkeypatch.setattr(measuring, "bench", stages.bench)
+    monkeypatch.setattr(versions, "bench", stages.bench)
+    monkeypatch.setattr(
+        keeping.bench, "plan", lambda models, **_: Provenance(stage="bench", params={}, parents={}, tools={})
+    )
+    monkeypatch.setattr(sharing, "sort_providers", lambda words: (list(words), [], []))
+    (result,) = share([load_card(card.path)], baseline=Path("ref")).cards
+    assert [call for call in stages.calls if call[0] == "bench"] == [("bench", "cpu")] * 3
+    for name, first in (("bench-confirm", "simplified"), ("bench-baseline", "int8")):
+        (run,) = artifact.read_result(Path("out/tiny/results") / f"{name}.json", list[BenchRun])
+        assert [series.model.name for series in run.series] == [first, "int8"]
+        assert derive_latency(run) in result.latency
 
 
 def list_rows(report: CheckReport) -> list[tuple[object, ...]]:

@@ -14,15 +14,23 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from mbdeploy import artifact
 from mbdeploy.cli import program
+from mbdeploy.cli.endings import judge_answer
+from mbdeploy.derive import compare_series
 from mbdeploy.errors import UsageError
+from mbdeploy.estimate import estimate_paired_difference
 from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.turns import compare_turns
+from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.results import decode_result
+from mbdeploy.stages import bench as bench_stage
 from mbdeploy.stages import mix_measure
 from mbdeploy.stages import quantize as quantize_stage
 from mbdeploy.stages.mix_page import render_search
 from mbdeploy.stages.mix_tables import tabulate_search
 from mbdeploy.targets.fake import FakeTarget
+from mbdeploy.timing import processes
 from mbdeploy.tradeoff import quantize_within
 
 #: Made-up time units of a layer: (in float, in INT8). The stem is slower in INT8, as it is on real CPUs.
@@ -36,7 +44,7 @@ def sum_costs(path: Path) -> int:
     return sum(COSTS[node.name][node.input[1] not in constants] for node in model.graph.node if node.name in COSTS)
 
 
-def answer(session, inputs):
+def run_model(session, inputs):
     opened = onnxruntime.InferenceSession(str(session.model), providers=["CPUExecutionProvider"])
     return opened.run(None, {opened.get_inputs()[0].name: inputs})
 
@@ -48,7 +56,10 @@ def take_time(index, session, number):
 @pytest.fixture(autouse=True)
 def target(monkeypatch, without_children):
     sum_costs.cache_clear()  # names of scratch files come again
-    monkeypatch.setattr(mix_measure, "open_target", lambda provider: FakeTarget(answer=answer, time_ns=take_time))
+    fake = FakeTarget(answer=run_model, time_ns=take_time)
+    for stage in (mix_measure, bench_stage):
+        monkeypatch.setattr(stage, "open_target", lambda provider: fake)
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture
@@ -130,7 +141,8 @@ def test_the_most_accurate_mix_within_the_time_is_taken(search):
     report = search(target_ratio=0.8)  # the stem and one more layer in float: 70 / 90
     able = [mix for mix in report.mixes if mix.ratio.high <= 0.8]
     assert report.chosen == max(able, key=lambda mix: mix.sqnr_db).name
-    assert [check.passed for check in report.checks] == [True, True]
+    assert [check.name for check in report.checks] == ["A/A control", "time ratio, upper end", "time ratio"]
+    assert [check.passed for check in report.checks] == [True, True, True]
 
 
 def test_where_no_mix_will_do_no_file_is_written(search, tmp_path):
@@ -141,7 +153,66 @@ def test_where_no_mix_will_do_no_file_is_written(search, tmp_path):
     assert not (tmp_path / "int8.onnx").exists()
     saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
     assert saved == report
-    assert "No mix: ship the float file" in (tmp_path / "int8.mix.html").read_text()
+    assert "Don&#39;t ship: ship the float file" in (tmp_path / "int8.mix.html").read_text()
+
+
+@pytest.fixture
+def time_anew(monkeypatch):
+    """Let the last bench find other times, in units of 1 us, for FP32, the mix, and FP32 once more."""
+
+    def set_times(*times):
+        fake = FakeTarget(answer=run_model, time_ns=lambda index, session, number: 1000 * times[index])
+        monkeypatch.setattr(bench_stage, "open_target", lambda provider: fake)
+
+    return set_times
+
+
+def test_a_machine_that_cannot_tell_makes_the_verdict_inconclusive(search, time_anew, tmp_path):
+    time_anew(90, 50, 120)  # FP32 differs from itself
+    report = search(min_sqnr=0.0)
+    assert report.verdict.answer == "inconclusive" and report.chosen == "+ stem"
+    assert "the A/A control did not pass" in report.verdict.reasons[0]
+    assert (tmp_path / "int8.onnx").is_file()
+    assert judge_answer(report.verdict.answer) == 4
+
+
+def test_what_several_processes_find_decides_and_not_what_one_did(search, time_anew, tmp_path):
+    time_anew(90, 100, 90)
+    report = search(min_sqnr=0.0)
+    assert report.mixes[0].ratio.value < 1 and report.verdict.answer == "don't ship"
+    assert report.final is None and not (tmp_path / "int8.onnx").exists()
+    assert [mix.ratio.value for mix in report.made] == pytest.approx([100 / 90] * len(report.made))
+    assert judge_answer(report.verdict.answer) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("again", "answer"), [(100, "don't ship"), (80, "ship")])
+def test_before_time_refuses_all_one_mix_is_timed_in_full(search, time_anew, monkeypatch, again, answer):
+    slow = FakeTarget(answer=run_model, time_ns=lambda index, session, number: 1000 + 200 * (index > 0))
+    monkeypatch.setattr(mix_measure, "open_target", lambda provider: slow)
+    time_anew(90, again, 90)
+    report = search(min_sqnr=0.0)
+    assert all(mix.ratio.value == 1.2 for mix in report.mixes)
+    assert len(report.made) == 1 and report.verdict.answer == answer
+
+
+def test_the_verdict_follows_again_from_what_is_saved(search, tmp_path):
+    report = search(min_sqnr=0.0)
+    saved = decode_result((tmp_path / "int8.mix.json").read_bytes(), MixReport)
+    assert saved == report and judge_search(saved) == report.verdict
+    assert report.verdict.answer == "ship"
+    for turns in saved.turns:
+        known = {effect.move.name: effect for effect in saved.effects} if turns.names[0] == "all in INT8" else {}
+        known |= {mix.name: mix for mix in saved.mixes} if turns.names[0] == "optimised FP32" else {}
+        for name, ratio in compare_turns(turns).items():
+            assert name not in known or known.pop(name).ratio == ratio
+    timed = [name for turns in saved.turns for name in turns.names[1:]]
+    assert {*timed} >= {effect.move.name for effect in saved.effects} | {mix.name for mix in saved.mixes}
+    run = report.timed[report.chosen]
+    assert len(set(run.control.process)) == run.processes == 5
+    assert compare_series(run, 1) == report.final.ratio
+    assert run.series[1].model.path == str(tmp_path / "int8.onnx")
+    assert run.series[1].model.sha256 == artifact.digest_file(tmp_path / "int8.onnx")
 
 
 def test_the_mix_that_was_chosen_can_be_made_again_by_name(search, model, images, tmp_path):
@@ -187,7 +258,9 @@ def test_labels_make_the_drop_a_loss_of_top1(search, tmp_path, model):
     report = search(max_drop=0.5, search_data=str(tmp_path / "labelled.npz"))
     assert report.labelled
     assert report.mixes[0].drop.value <= 0.0  # nothing can be lost
-    assert report.final.drop.high > 0.5 and report.checks[1].passed is None  # twelve images prove little
+    counted = [estimate_paired_difference(mix.lost, mix.gained, report.images).value for mix in report.mixes]
+    assert counted == pytest.approx([mix.drop.value / 100 for mix in report.mixes])
+    assert report.final.drop.high > 0.5 and report.checks[2].passed is None  # twelve images prove little
 
 
 @pytest.mark.parametrize("goals", [{}, {"min_sqnr": -1.0}, {"target_ratio": float("nan")}])
@@ -201,7 +274,9 @@ def test_the_page_escapes_names_and_shows_the_figures(search):
     hostile = msgspec.structs.replace(report, reason="<script>alert(1)</script>\x1b[31m")
     page = render_search(hostile)
     assert "<script" not in page and "\x1b" not in page
-    assert f"{report.final.sqnr_db:.2f} dB" in page
+    assert f"<td>{report.final.sqnr_db:.2f}</td>" in page.replace(' class=""', "")
+    assert f"{report.final.ratio.value:.3f} [{report.final.ratio.low:.3f}, " in page
+    assert all(f"{effect.alone_db:.2f}" in page for effect in report.effects)
 
 
 @pytest.mark.slow

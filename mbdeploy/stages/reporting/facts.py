@@ -8,8 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from mbdeploy.derive import Verdict
+from mbdeploy.mixing.report import MixReport
+from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
-from mbdeploy.results import SCHEMA_VERSION, Check, Host, ModelRef, Placement
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, Check, Host, ModelRef, Placement
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.facts import (
     AccuracyFacts,
@@ -21,8 +24,8 @@ from mbdeploy.stages.facts import (
 )
 from mbdeploy.stages.layer_facts import CurveFact, derive_layers
 from mbdeploy.stages.matrix import MatrixRow
-from mbdeploy.stages.reporting.reading import BENCH, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
-from mbdeploy.stages.verdict import Verdict, judge_int8
+from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
+from mbdeploy.stages.verdict import judge_int8
 from mbdeploy.timing.layers import LayerTime
 
 
@@ -48,6 +51,14 @@ class PlacementFact(msgspec.Struct, frozen=True, kw_only=True):
     operators: dict[str, dict[str, int]]
     elsewhere: tuple[str, ...]
     assigned: dict[str, int] = {}
+
+
+class SearchFact(msgspec.Struct, frozen=True, kw_only=True):
+    """A search for INT8 within goals without its raw times, the file that holds them, and its verdict."""
+
+    file: str
+    verdict: Verdict
+    search: MixReport
 
 
 class HostFact(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +92,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     placements: tuple[PlacementFact, ...] = ()
     hosts: tuple[HostFact, ...] = ()
     stale: tuple[str, ...] = ()
+    searches: tuple[SearchFact, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
@@ -89,7 +101,7 @@ def derive_report(saved: Saved) -> Report:
     export, parity = saved.export, saved.parity
     trained = export.trained if export else None
     checks = parity.checks if parity else ()
-    latency = tuple(derive_latency(run) for run in saved.runs)
+    latency = tuple(derive_latency(run) for _, run in choose_runs(saved))
     accuracy = (derive_accuracy(saved.evaluation),) if saved.evaluation else ()
     return Report(
         model=saved.folder.resolve().name,
@@ -117,7 +129,25 @@ def derive_report(saved: Saved) -> Report:
         placements=tuple(_derive_placements(saved)),
         hosts=_group_hosts(_list_hosts(saved)),
         stale=tuple(dict.fromkeys(_list_stale(saved))),
+        searches=tuple(
+            SearchFact(
+                file=file,
+                verdict=judge_search(found),
+                search=msgspec.structs.replace(found, turns=(), timed={}),
+            )
+            for file, found in saved.searches.items()
+        ),
     )
+
+
+def choose_runs(saved: Saved) -> list[tuple[str, BenchRun]]:
+    """The timed runs, each with its file: where ``check`` timed the same files again in full, that one counts."""
+    again = {_identify(run): run for run in saved.confirmed}
+    return [(CONFIRMED, again[_identify(run)]) if _identify(run) in again else (BENCH, run) for run in saved.runs]
+
+
+def _identify(run: BenchRun) -> tuple[object, ...]:
+    return run.provider, run.threads, run.batch_size, tuple(series.model.sha256 for series in run.series)
 
 
 def find_host(report: Report, file: str, provider: str) -> Host | None:
@@ -129,7 +159,8 @@ def _list_hosts(saved: Saved) -> Iterator[tuple[Host, str]]:
     for file, found in ((PARITY, saved.parity), (MATRIX, saved.matrix)):
         if found is not None:
             yield from ((host, f"{file}: {provider}") for provider, host in found.hosts.items())
-    yield from ((run.host, f"{BENCH}: {run.provider}") for run in saved.runs)
+    yield from ((run.host, f"{file}: {run.provider}") for file, run in choose_runs(saved))
+    yield from ((found.host, f"{file}: {found.provider}") for file, found in saved.searches.items())
     if saved.explanation is not None:
         yield saved.explanation.host, f"{EXPLANATION}: {saved.explanation.provider}"
     if saved.evaluation is not None:
@@ -153,9 +184,12 @@ def _group_hosts(found: Iterable[tuple[Host, str]]) -> tuple[HostFact, ...]:
 def _list_stale(saved: Saved) -> Iterator[str]:
     now = {Path(sidecar.file).stem: sidecar.sha256 for sidecar in saved.sidecars.values()}
     found: list[tuple[str, ModelRef]] = [(PARITY, row.model) for row in (saved.parity.rows if saved.parity else ())]
-    found += [(BENCH, series.model) for run in saved.runs for series in run.series]
+    found += [(file, series.model) for file, run in choose_runs(saved) for series in run.series]
     found += [(EXPLANATION, one.model) for one in (saved.explanation.models if saved.explanation else ())]
     found += [(EVALUATION, one.model) for one in (saved.evaluation.models if saved.evaluation else ())]
+    for name, search in saved.searches.items():
+        written = [search.timed[search.chosen].series[1].model] if search.chosen in search.timed else []
+        found += [(name, model) for model in (search.model, *written)]
     for file, model in found:
         if now.get(model.name, model.sha256) != model.sha256:
             yield f"{file} is of another {model.name} than the one that is here: measure it again"
@@ -182,7 +216,11 @@ def _derive_placements(saved: Saved) -> Iterator[PlacementFact]:
     found: list[tuple[str, str, str, Placement]] = [
         (row.model.name, row.provider, PARITY, row.placement) for row in rows if row.mode == "executed"
     ]
-    found += [(series.model.name, run.provider, BENCH, series.placement) for run in saved.runs for series in run.series]
+    found += [
+        (series.model.name, run.provider, file, series.placement)
+        for file, run in choose_runs(saved)
+        for series in run.series
+    ]
     for model, provider, file, placement in found:
         if (model, provider) not in seen:
             seen.add((model, provider))

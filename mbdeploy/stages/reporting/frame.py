@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
+import jinja2
 import msgspec
 from markupsafe import Markup
 
@@ -32,8 +33,7 @@ def render_frame(
     """
     script = resources.files("mbdeploy.stages").joinpath("templates/report.js").read_text(encoding="utf-8")
     plotly = _read_plotly()
-    opened = open_template(template, marks=_MARKS, classes=_CLASSES, short=shorten, render_svg=render_svg)
-    page: str = opened.render(
+    page: str = open_part(template).render(
         title=title,
         command=command,
         charts=_embed([escape_for_plotly(msgspec.to_builtins(chart)) for chart in charts]),
@@ -44,6 +44,11 @@ def render_frame(
         **content,
     )
     return page.rstrip("\n")
+
+
+def open_part(template: str) -> jinja2.Template:
+    """A template that may use the macros of ``parts.html``."""
+    return open_template(template, marks=_MARKS, classes=_CLASSES, short=shorten, render_svg=render_svg)
 
 
 def _read_plotly() -> str:

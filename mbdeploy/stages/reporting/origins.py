@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
 
 from mbdeploy import artifact
-from mbdeploy.stages.reporting.reading import BENCH, CALIBRATION, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
+from mbdeploy.mixing.report import MixReport
+from mbdeploy.results import BenchRun
+from mbdeploy.stages.reporting.reading import (
+    BENCH,
+    CALIBRATION,
+    CONFIRMED,
+    EVALUATION,
+    EXPLANATION,
+    MATRIX,
+    PARITY,
+    Saved,
+)
 from mbdeploy.stages.tables import Table
 
 _Origin = tuple[str, str, str, list[str]]
@@ -96,7 +109,22 @@ def _list_origins(saved: Saved) -> Iterator[_Origin]:
         limit = ["--limit", str(len(first.predictions))]
         words = ["evaluate", *models, "--data", saved.evaluation.data, *limit, "--provider", first.provider]
         yield "accuracy", EVALUATION, "models[].predictions", [*words, "-o", str(folder / EVALUATION)]
+    for file, found in saved.searches.items():
+        yield "INT8 within goals", file, "turns, timed, made[].sqnr_db", _describe_search(saved, file, found)
     yield "histograms", CALIBRATION, "counts_*, range_*", _describe_calibration(saved)
+
+
+def _describe_search(saved: Saved, file: str, found: MixReport) -> list[str]:
+    goals = {name: value for name, value in msgspec.structs.asdict(found.goals).items() if value is not None}
+    words = ["quantize", found.model.path]
+    for name, value in goals.items():
+        words += [f"--{name.replace('_', '-')}", f"{value:g}"]
+    made = saved.quantize
+    known = made is not None and bool(made.samples)
+    words += ["--calibration", made.data if made is not None and known else "DATA"]
+    words += ["--search-data", found.data, "--num-search-samples", str(found.images)]
+    words += ["--provider", found.provider, "--threads", str(found.threads)]
+    return [*words, "-o", str(saved.folder / file.replace(".mix.json", ".onnx"))]
 
 
 def _describe_calibration(saved: Saved) -> list[str]:
@@ -113,19 +141,24 @@ def _describe_calibration(saved: Saved) -> list[str]:
 
 def _describe_runs(saved: Saved) -> Iterator[_Origin]:
     """One command for all runs of a file: they differ in their provider, thread count and batch only."""
-    if not saved.runs:
-        return
-    first = saved.runs[0]
+    if saved.runs:
+        yield "times, ratios, memory", BENCH, "series[].wall_ns, cpu_ns", _name_bench(saved, BENCH, saved.runs)
+    if saved.confirmed:
+        words = _name_bench(saved, CONFIRMED, saved.confirmed)
+        yield "the same again in full, by check", CONFIRMED, "series[].wall_ns, cpu_ns", words
+
+
+def _name_bench(saved: Saved, file: str, runs: Sequence[BenchRun]) -> list[str]:
+    first = runs[0]
     words = ["bench", *(series.model.path for series in first.series)]
-    words += repeat_provider(dict.fromkeys(run.provider for run in saved.runs))
+    words += repeat_provider(dict.fromkeys(run.provider for run in runs))
     for option, values in (
-        ("--threads", [run.threads for run in saved.runs]),
-        ("--batch-size", [run.batch_size for run in saved.runs]),
+        ("--threads", [run.threads for run in runs]),
+        ("--batch-size", [run.batch_size for run in runs]),
     ):
         words += [option, ",".join(str(value) for value in dict.fromkeys(values))]
     words += ["--inputs", first.inputs, "--min-duration", f"{first.min_duration_s:g}"]
-    words += ["--tolerance", f"{first.tolerance:g}", "--seed", str(first.seed), "-o", str(saved.folder / BENCH)]
-    yield "times, ratios, memory", BENCH, "series[].wall_ns, cpu_ns", words
+    return [*words, "--tolerance", f"{first.tolerance:g}", "--seed", str(first.seed), "-o", str(saved.folder / file)]
 
 
 def repeat_provider(providers: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from mbdeploy.records import QuantizeRecord
 from mbdeploy.stages import figures, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
 from mbdeploy.stages.layer_tables import tabulate_layers
+from mbdeploy.stages.mix_page import Section, describe_search
 from mbdeploy.stages.reporting import (
     heat,
     layer_charts,
@@ -24,7 +25,7 @@ from mbdeploy.stages.reporting import (
     time_charts,
 )
 from mbdeploy.stages.reporting.chart import Chart
-from mbdeploy.stages.reporting.facts import PlacementFact, Report
+from mbdeploy.stages.reporting.facts import PlacementFact, Report, choose_runs
 from mbdeploy.stages.reporting.frame import render_frame
 from mbdeploy.stages.reporting.histograms import Histogram, draw_histogram, read_histograms
 from mbdeploy.stages.reporting.names import shorten
@@ -53,6 +54,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     layer_table: Table | None
     histograms: list[tuple[Histogram, Markup]]
     placements: list[Table]
+    searches: list[Section]
     stages: list[Table]
     origins: Table
 
@@ -118,7 +120,7 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         layer_charts.draw_ranges(number, layers),
     )
     explanation = report.explanation
-    pairs = zip(saved.runs, report.latency, strict=True)
+    pairs = zip((run for _, run in choose_runs(saved)), report.latency, strict=True)
     return Model(
         name=name,
         report=report,
@@ -143,6 +145,9 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,
         histograms=[(histogram, draw_histogram(histogram)) for histogram in read_histograms(saved.folder)],
         placements=[_tabulate_placement(placement) for placement in report.placements],
+        searches=[
+            describe_search(one.search, one.verdict, f"{number}-{place}") for place, one in enumerate(report.searches)
+        ],
         stages=tables.tabulate_stages(report),
         origins=origins.tabulate_origins(saved),
     )
@@ -165,6 +170,7 @@ def _describe_sweep(number: int, name: str, facts: SweepFacts, saved: SavedSweep
 
 def _list_charts(model: Model) -> Iterable[Chart]:
     yield from (chart for chart, _ in model.latency)
+    yield from (search.chart for search in model.searches)
     yield from (*model.overviews, *([model.times] if model.times else []), *model.layers)
 
 

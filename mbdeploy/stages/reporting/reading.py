@@ -10,6 +10,7 @@ import msgspec
 from mbdeploy import artifact
 from mbdeploy.artifact import Sidecar
 from mbdeploy.errors import DataError
+from mbdeploy.mixing.report import MixReport
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
 from mbdeploy.results import SCHEMA_VERSION, BenchRun, EvalReport, ParityReport
 from mbdeploy.stages.bench_explain import ExplainResult
@@ -21,14 +22,22 @@ _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRe
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
     f"results/{name}.json" for name in ("parity", "bench", "explain", "evaluation", "matrix")
 )
+#: What ``mbdeploy check`` leaves: times that it measured again in full, and those beside another version's INT8 file.
+CONFIRMED, BESIDE = "results/bench-confirm.json", "results/bench-baseline.json"
 #: What ``mbdeploy sweep`` writes into its folder.
 SWEEP = "sweep.json"
+#: What ``mbdeploy quantize`` with a goal writes beside its file.
+SEARCHES = "*.mix.json"
 #: Where ``mbdeploy calibrate`` writes beside our own files if nobody says.
 CALIBRATION = "simplified.calibration/calibration.npz"
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty."""
+    """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty.
+
+    ``searches`` are those for INT8 within goals, by the names of their files. ``confirmed`` are runs that ``check``
+    made in full where the pipeline's quick ones did not pass.
+    """
 
     folder: Path
     sidecars: dict[str, Sidecar]
@@ -40,6 +49,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     explanation: ExplainResult | None
     evaluation: EvalReport | None
     matrix: MatrixReport | None
+    searches: dict[str, MixReport] = {}
+    confirmed: tuple[BenchRun, ...] = ()
 
 
 class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +114,11 @@ def read_saved(folder: Path) -> Saved:
         explanation=_read(folder / EXPLANATION, ExplainResult),
         evaluation=_read(folder / EVALUATION, EvalReport),
         matrix=_read(folder / MATRIX, MatrixReport),
+        searches={
+            path.name: artifact.read_result(path, MixReport, "mbdeploy quantize")
+            for path in sorted(folder.glob(SEARCHES))
+        },
+        confirmed=_read_runs(folder / CONFIRMED),
     )
 
 

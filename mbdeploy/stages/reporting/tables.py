@@ -10,6 +10,7 @@ from mbdeploy.results import Host
 from mbdeploy.stages import figures, sections, wording
 from mbdeploy.stages.bench_explain_tables import tabulate_explanation
 from mbdeploy.stages.layer_tables import tabulate_drops
+from mbdeploy.stages.mix_tables import tabulate_outcome
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.reporting.variants import Variant, list_fields
 from mbdeploy.stages.tables import Table, format_bytes
@@ -33,7 +34,7 @@ def tabulate_stages(found: Report) -> list[Table]:
 
 
 def tabulate_results(found: Report) -> list[Table]:
-    """Only what was measured: parity and its gates, latency, accuracy."""
+    """Only what was measured: parity and its gates, latency, accuracy, and searches for INT8 within goals."""
     return [
         *figures.tabulate_parity(found.parity),
         *tabulate_drops(found.layers),
@@ -42,6 +43,7 @@ def tabulate_results(found: Report) -> list[Table]:
         *(tabulate_explanation(found.explanation) if found.explanation else ()),
         *(table for data in found.accuracy for table in figures.tabulate_accuracy(data)),
         *figures.tabulate_verdicts(found.verdicts),
+        *(table for one in found.searches for table in tabulate_outcome(one.search, one.verdict)),
     ]
 
 

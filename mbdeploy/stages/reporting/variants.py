@@ -13,7 +13,7 @@ from mbdeploy.pareto import is_beaten
 from mbdeploy.results import Host, Metrics
 from mbdeploy.stages.facts import LatencyFact, ParityFact
 from mbdeploy.stages.reporting.facts import Report, find_host
-from mbdeploy.stages.reporting.reading import BENCH, PARITY
+from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, PARITY
 
 Quality = Literal["top-1", "same class", "SQNR"]
 
@@ -144,7 +144,7 @@ def _score(variant: Variant) -> tuple[float, float, float]:
 
 
 def _join_timed(index: int, report: Report, name: str, run: int, fact: LatencyFact, hosts: Sequence[Host]) -> Variant:
-    host = find_host(report, BENCH, fact.provider)
+    host = find_host(report, CONFIRMED, fact.provider) or find_host(report, BENCH, fact.provider)
     joined = _join(index, report, name, fact.model, fact.provider, None if host is None else hosts.index(host))
     return msgspec.structs.replace(
         joined,

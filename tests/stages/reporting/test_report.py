@@ -23,7 +23,7 @@ from folders import (
     make_run,
 )
 
-from mbdeploy.artifact import digest_file
+from mbdeploy.artifact import digest_file, write_json
 from mbdeploy.errors import DataError, UsageError
 from mbdeploy.results import Check, ParityRow
 from mbdeploy.stages.facts import derive_parity
@@ -217,3 +217,21 @@ def test_side_by_side_shows_only_what_was_measured(make_folder: Callable[..., Pa
 
 def _derive(*rows: ParityRow) -> Any:
     return derive_parity(make_parity(*rows))
+
+
+def test_times_that_check_took_again_in_full_are_the_ones_that_count(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, simplified=SIMPLIFY, int8=QUANTIZE, bench=[make_run(40, 1.25)])
+    confirmed = make_run(40, 0.75)
+    write_json(folder / "results/bench-confirm.json", [confirmed])
+    found = read_report(folder)
+    assert [fact.models[1].ratio and fact.models[1].ratio.value for fact in found.latency] == [0.75]
+    assert [host.measured for host in found.hosts] == [("results/bench-confirm.json: cpu",)]
+    page = report(folder, format="html")
+    assert "results/bench-confirm.json" in page and "the same again in full, by check" in page
+    series = tuple(
+        msgspec.structs.replace(one, model=msgspec.structs.replace(one.model, sha256="1" * 64))
+        for one in confirmed.series
+    )
+    write_json(folder / "results/bench-confirm.json", [msgspec.structs.replace(confirmed, series=series)])
+    found = read_report(folder)  # of other files: the quick run of these counts
+    assert [fact.models[1].ratio and fact.models[1].ratio.value for fact in found.latency] == [1.25]
