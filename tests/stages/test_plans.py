@@ -42,3 +42,17 @@ def test_weights_that_lie_beside_a_model_and_were_swapped_make_no_plan_fresh(
     first, again, swapped = ask(2.0), ask(2.0), ask(3.0)
     assert first == again
     assert swapped[0] == first[0] and swapped[1] != first[1]
+
+
+@pytest.mark.parametrize("stage", ["bench", "evaluate", "verify"])
+def test_the_version_of_the_runtime_that_was_asked_for_is_a_tool(
+    stage: str, write_mean_model: Write, mean_golden: Path, mean_images: np.ndarray
+) -> None:
+    model, data = [write_mean_model()], str(mean_golden.with_name("data.npz"))
+    np.savez(data, inputs=mean_images, labels=np.zeros(len(mean_images), np.int64))
+    plans: dict[str, Callable[[], Provenance]] = {
+        "bench": lambda: bench.plan(model, providers=["openvino"]),
+        "evaluate": lambda: evaluate.plan(model, data=data, provider="openvino"),
+        "verify": lambda: verify.plan(model, providers=["cpu", "openvino"]),
+    }
+    assert {"mbdeploy", "numpy", "onnxruntime", "openvino"} <= set(plans[stage]().tools)
