@@ -247,29 +247,32 @@ for name in sys.argv[1:]:
 
 def import_packages(line: Line, python: str, names: list[str], environment: dict[str, str]) -> dict[str, Any]:
     """Import packages in their order, as the agent will: their versions, and why the one after these failed."""
-    began = time.monotonic()
-    with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            [python, "-c", _IMPORTING, *names],
-            cwd="/",
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            while child.poll() is None and time.monotonic() - began < IMPORT_S:
-                line.wait(0.05)
-                line.drop()
-                line.beat()
-        finally:
-            ended = child.poll()
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        output.seek(0)
-        lines = [json.loads(text) for text in output.read().splitlines() if text.startswith(b'["')]
+    began, output, ended = time.monotonic(), b"", None
+    child = subprocess.Popen(
+        [python, "-c", _IMPORTING, *names],
+        cwd="/",
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        while ended is None and time.monotonic() - began < IMPORT_S:
+            line.wait(0)
+            line.drop()
+            line.beat()
+            if select.select([child.stdout], [], [], 0.25)[0]:
+                chunk = os.read(child.stdout.fileno(), _CHUNK)
+                output += chunk
+                ended = None if chunk else child.wait(IMPORT_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    lines = [json.loads(text) for text in output.splitlines() if text.startswith(b'["')]
     versions = {name: version for name, version in lines if name}
     reasons = [reason for name, reason in lines if not name]
     if ended is None:
