@@ -56,7 +56,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Where the weights come from: a ``seed``, a ``file``, or a ``package`` that carries the file.
 
     Rules: 1. exactly one source. 2. ``file`` (relative to the card, or inside the package's folder)
-    comes with its sha256. 3. Seeded weights carry no accuracy, and every report says so.
+    comes with its sha256, which ``mbdeploy init`` writes: that of an ONNX file with weights beside it is over all of
+    these files. 3. Seeded weights carry no accuracy, and every report says so.
     """
 
     seed: int | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -164,9 +166,36 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def describe_model(path: Path) -> ModelRef:
-    """Name, digest and size of a model file."""
-    return ModelRef(name=path.stem, path=str(path), sha256=digest_file(path), size_bytes=path.stat().st_size)
+def describe_model(path: Path, companions: Sequence[str] | None = None) -> ModelRef:
+    """Name, digest (see ``digest_model``) and size of a model file."""
+    sha256 = digest_model(path, companions)
+    return ModelRef(name=path.stem, path=str(path), sha256=sha256, size_bytes=path.stat().st_size)
+
+
+def digest_model(path: Path, companions: Sequence[str] | None = None) -> str:
+    """The sha256 of a model: that of its file, unless files beside it hold its data; then of all their digests.
+
+    ``companions`` are these files as preflight names them; None where they are not known yet.
+
+    Raises:
+        ModelError: files that preflight refuses. OSError: no such model.
+    """
+    own = digest_file(path)
+    if companions is None:
+        companions = check_model(path).companions if _may_point_elsewhere(path) else ()
+    if not companions:
+        return own
+    files = ((name, digest_file(path.parent / name)) for name in sorted(companions))
+    return hashlib.sha256(msgspec.json.encode([own, *files])).hexdigest()
+
+
+def _may_point_elsewhere(path: Path) -> bool:
+    """Whether the file holds the one key that external data must have: most do not, and need no parser to tell."""
+    with path.open("rb") as file:
+        if not path.stat().st_size:
+            return False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(b"location") >= 0
 
 
 def dump_json(value: Any) -> str:

@@ -204,6 +204,7 @@ def _list_steps(
     from mbdeploy.stages import report as report_stage
     from mbdeploy.stages import simplify as simplify_stage
     from mbdeploy.stages import verify as verify_stage
+    from mbdeploy.stages.reporting.reading import list_results
 
     fp32, simplified, int8 = variants = [folder / name for name in VERIFIED]
     golden, parity, latency = (folder / name for name in ("golden.npz", PARITY, LATENCY))
@@ -219,7 +220,7 @@ def _list_steps(
         artifact.write_result(latency, bench_stage.plan((simplified, int8), **timing), runs)
 
     def plan_report() -> Provenance:
-        read = {path.stem: artifact.digest_file(path) for path in (*variants, parity, latency)}
+        read = {path.stem: artifact.digest_file(path) for path in (*variants, *list_results(folder))}
         return Provenance(stage="report", params={}, parents=read, tools=artifact.read_tools())
 
     def do_report() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickle
 import zipfile
@@ -198,3 +199,51 @@ def test_a_model_is_described_by_name_digest_and_size(conv_model_file: Path) -> 
     assert (described.name, described.path) == ("conv", str(conv_model_file))
     assert described.size_bytes == len(conv_model_file.read_bytes())
     assert len(described.sha256) == 64
+
+
+def write_external(path: Path, model: onnx.ModelProto, location: str = "weights.bin") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path, save_as_external_data=True, location=location, size_threshold=0)
+    return path
+
+
+def test_a_model_without_files_beside_it_has_the_digest_of_its_file_whatever_it_mentions(
+    tmp_path: Path, make_conv_model: Builder
+) -> None:
+    paths = [tmp_path / "plain.onnx", tmp_path / "mentions.onnx"]
+    for path in paths:
+        model = make_conv_model()
+        model_file.write_metadata(model, {"location": "weights.bin"} if path.stem == "mentions" else {})
+        model_file.save_model(model, path)
+        assert model_file.digest_model(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    paths.append(tmp_path / "no.onnx")
+    paths[-1].write_bytes(b"")
+    assert model_file.digest_model(paths[-1]) == hashlib.sha256(b"").hexdigest()
+
+
+def test_the_digest_of_a_model_covers_the_files_that_hold_its_data_and_no_others(
+    tmp_path: Path, make_conv_model: Builder
+) -> None:
+    one = write_external(tmp_path / "a" / "net.onnx", make_conv_model())
+    same = write_external(tmp_path / "b c" / "renamed.onnx", make_conv_model())
+    other = write_external(tmp_path / "d" / "net.onnx", make_conv_model(seed=1))
+    assert one.read_bytes() == same.read_bytes() == other.read_bytes()
+    digest = model_file.digest_model(one)
+    assert digest == model_file.digest_model(same) == model_file.digest_model(one, ["weights.bin"])
+    assert digest not in (model_file.digest_model(other), hashlib.sha256(one.read_bytes()).hexdigest())
+    (one.parent / "notes.bin").write_bytes(b"not the model's")
+    assert model_file.digest_model(one) == digest == model_file.describe_model(one).sha256
+    data = bytearray((one.parent / "weights.bin").read_bytes())
+    data[0] ^= 1
+    (one.parent / "weights.bin").write_bytes(data)
+    assert model_file.digest_model(one) != digest
+
+
+def test_no_digest_reads_what_a_model_may_not_point_to(tmp_path: Path, make_conv_model: Builder) -> None:
+    path = write_external(tmp_path / "net.onnx", make_conv_model())
+    (tmp_path / "weights.bin").rename(tmp_path / "kept.bin")
+    with pytest.raises(ModelError, match="external data in files of the model's own folder"):
+        model_file.digest_model(path)
+    (tmp_path / "weights.bin").symlink_to(tmp_path / "kept.bin")
+    with pytest.raises(ModelError, match="a symbolic link"):
+        model_file.digest_model(path)

@@ -75,6 +75,31 @@ def test_a_run_that_may_fall_back_measures_again_and_labels_what_it_measured(fin
 
 
 @pytest.mark.slow
+def test_a_report_is_made_again_when_a_result_that_it_shows_comes_or_goes(finished, make_photos):
+    from mbdeploy.provenance.manifest import read_manifest
+    from mbdeploy.stages.evaluate import evaluate, plan
+
+    folder, _ = finished
+    for label in ("0", "1"):
+        make_photos(folder.with_name("labelled") / label, count=2)
+    told = {"data": str(folder.with_name("labelled"))}
+    models, path = [folder / "int8.onnx"], folder / "results" / "evaluation.json"
+    assert all(again(folder).values())
+    artifact.write_result(path, plan(models, **told), evaluate(models, **told))
+    assert again(folder) == {**dict.fromkeys(STAGES, True), "report": False}
+    assert "Accuracy" in (folder / "report.md").read_text(encoding="utf-8")
+    assert read_manifest(folder).artifacts["report.html"].parents["evaluation"].file == "results/evaluation.json"
+    assert all(again(folder).values())
+    for name in ("matrix", "explain"):
+        artifact.write_json(folder / "results" / f"{name}.json", None)
+        assert not again(folder, dry_run=True)["report"]
+        (folder / "results" / f"{name}.json").unlink()
+    path.unlink()
+    artifact.sidecar_path(path).unlink()
+    assert not again(folder)["report"] and all(again(folder).values())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["golden.npz", "simplified.onnx"])
 def test_a_damaged_or_missing_file_is_made_again(finished, name):
     folder, _ = finished

@@ -70,7 +70,7 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     too noisy to tell.
     """
     from mbdeploy.stages import bench_sweep
-    from mbdeploy.stages.bench import bench
+    from mbdeploy.stages.bench import bench, plan
     from mbdeploy.stages.facts import derive_latency
 
     paths = places.find_models(models, ("simplified.onnx", "int8.onnx"))
@@ -78,10 +78,11 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     given = options.keep_given(keywords)
     if mode := choose_mode({**flags, "scenario": "scenario" in given}):
         return mode(screen, paths, output, given)
+    fitted = fit(bench, "bench without --scenario", given)
     with screen.progress() as on_progress:
-        runs = bench(paths, on_progress=on_progress, **fit(bench, "bench without --scenario", given))
+        runs = bench(paths, on_progress=on_progress, **fitted)
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}
-    screen.save(output, result)
+    screen.save(output, result, lambda: plan(paths, **fitted))
     facts = [derive_latency(run) for run in runs]
     if output and (page := bench_sweep.write_page(output, facts)):
         screen.note_written(page)

@@ -7,12 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from mbdeploy.artifact import Provenance
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import EXIT_OK, UsageError
 from mbdeploy.results import SCHEMA_VERSION
 
 Mode = Callable[[Screen, Sequence[Path], "Path | None", dict[str, Any]], int]
+#: Keywords that decide nothing about a result.
+_NO_CHOICES = ("logs", "on_progress")
 #: Keywords that hold several values for ``bench`` and one for the others.
 _SINGLE = {"threads": "threads", "batch_size": "batch_size", "providers": "provider"}
 
@@ -33,7 +38,7 @@ def _count(screen: Screen, paths: Sequence[Path], output: Path | None, given: di
     with screen.progress() as on_progress:
         runs = count(paths, on_progress=on_progress, **fitted)
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}
-    screen.save(output, result)
+    screen.save(output, result, lambda: _plan("instructions", count, paths, fitted))
     screen.show(tabulate_instructions(runs), result)
     return EXIT_OK
 
@@ -45,7 +50,7 @@ def _tune(screen: Screen, paths: Sequence[Path], output: Path | None, given: dic
     with screen.progress() as on_progress:
         results = [tune(path, on_progress=on_progress, **fitted) for path in paths]
     saved = {"schema_version": SCHEMA_VERSION, "tuned": results}
-    screen.save(output, saved)
+    screen.save(output, saved, lambda: _plan("tune", tune, paths, fitted))
     screen.show([table for result in results for table in tabulate_tuning(result)], saved)
     if screen.format != "json":
         for result in results:
@@ -60,7 +65,7 @@ def _explain(screen: Screen, paths: Sequence[Path], output: Path | None, given: 
     fitted = fit(explain, "--explain", given)
     with screen.progress() as on_progress:
         result = explain(paths, on_progress=on_progress, **fitted)
-    screen.save(output, result)
+    screen.save(output, result, lambda: _plan("explain", explain, paths, fitted))
     screen.show(tabulate_explanation(result), result)
     return EXIT_OK
 
@@ -73,7 +78,7 @@ def _run_scenario(screen: Screen, paths: Sequence[Path], output: Path | None, gi
     with screen.progress() as on_progress:
         runs = run_scenario(paths, logs=logs, on_progress=on_progress, **fitted)
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}
-    screen.save(output, result)
+    screen.save(output, result, lambda: _plan("scenario", run_scenario, paths, fitted))
     screen.show(tabulate_scenario(runs), result)
     return judge_checks(judge_scenario(run) for run in runs)
 
@@ -105,6 +110,23 @@ def fit(function: Callable[..., Any], mode: str, given: dict[str, Any]) -> dict[
                 where=mode, expected="options that go with it", found=f"--{_write(name)}", todo="leave it out"
             )
     return fitted
+
+
+def _plan(stage: str, function: Callable[..., Any], paths: Sequence[Path], fitted: dict[str, Any]) -> Provenance:
+    """How a mode came to its result: it reads what ``bench`` reads, but has options of its own."""
+    from mbdeploy.stages.bench import plan
+
+    known = inspect.signature(function).parameters
+    told = {
+        name: fitted.get(name, known[name].default)
+        for name in known
+        if known[name].kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    words = told.get("providers") or (told["provider"],)
+    like = plan(paths, providers=words, inputs=told.pop("inputs", None), seed=told["seed"])
+    reads = {role: sha256 for role, sha256 in like.parents.items() if role in known or role != "inputs"}
+    params = {"host": like.params["host"], **{name: told[name] for name in told if name not in _NO_CHOICES}}
+    return msgspec.structs.replace(like, stage=stage, params=params, parents=reads)
 
 
 def _write(keyword: str) -> str:

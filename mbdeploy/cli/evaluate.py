@@ -51,13 +51,14 @@ def command(screen: Screen, /, models: tuple[str, ...], output: Path | None, **k
     last bit, and a run that was stopped goes on where it was.
     """
     from mbdeploy.stages import figures
-    from mbdeploy.stages.evaluate import evaluate
+    from mbdeploy.stages.evaluate import evaluate, plan
     from mbdeploy.stages.facts import derive_accuracy
 
+    paths, given = places.find_models(models), options.keep_given(keywords)
     with screen.progress() as on_progress:
-        given = {**options.keep_given(keywords), "on_progress": on_progress, "on_link": screen.note_link}
-        result = evaluate(places.find_models(models), **given)
-    screen.save(output or places.name_result(models, "evaluation"), result)
+        result = evaluate(paths, **given, on_progress=on_progress, on_link=screen.note_link)
+    planned = options.keep_known(plan, given)
+    screen.save(output or places.name_result(models, "evaluation"), result, lambda: plan(paths, **planned))
     tables = [*figures.tabulate_accuracy(derive_accuracy(result)), *figures.tabulate_checks(result.checks)]
     screen.show(tables, result)
     return judge_checks(result.checks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -30,6 +31,12 @@ def take_options(*options: Option[Any]) -> Option[Any]:
 def keep_given(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords that were given on the command line: for the others the library's own defaults hold."""
     return {name: value for name, value in keywords.items() if value is not None and value != () and value != {}}
+
+
+def keep_known(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that a function has: a plan has none for what changes no result."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in given.items() if name in known}
 
 
 def _set_on_screen(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:

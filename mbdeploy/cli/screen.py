@@ -6,13 +6,13 @@ import contextlib
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mbdeploy.artifact import write_json
+from mbdeploy.artifact import Provenance, write_json
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.provenance.manifest import vouch_for_result
 from mbdeploy.stages.tables import Table, escape_controls, format_bytes, render_json, render_tables
@@ -41,12 +41,12 @@ class Screen:
         else:
             self.write(render_tables(tables, format=self.format, color=has_color()))
 
-    def save(self, path: Path | None, value: Any) -> None:
-        """Keep a raw result as JSON, if somebody said where."""
+    def save(self, path: Path | None, value: Any, plan: Callable[[], Provenance] | None = None) -> None:
+        """Keep a raw result as JSON, if somebody said where; ``plan`` is the stage's own, of how it came to it."""
         if path is not None:
             write_json(path, value)
             if path.parent.name == "results":  # of an output folder, which must be able to answer for its files
-                vouch_for_result(path, value)
+                vouch_for_result(path, value, plan and plan())
             self.note_written(path)
 
     def write(self, text: str) -> None:

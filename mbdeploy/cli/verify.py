@@ -73,11 +73,13 @@ def command(
     from mbdeploy.stages.facts import derive_parity
     from mbdeploy.stages.layer_facts import derive_layers
     from mbdeploy.stages.layer_tables import tabulate_layers
-    from mbdeploy.stages.verify import verify
+    from mbdeploy.stages.verify import plan, verify
 
-    with _finding(models) as found, screen.progress() as on_progress:
-        result = verify(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
-    screen.save(output, result)
+    with _finding(models) as found:
+        asked = {**found, **options.keep_given(keywords)}
+        with screen.progress() as on_progress:
+            result = verify(**asked, on_progress=on_progress)
+        screen.save(output, result, lambda: plan(**asked))
     tables = [*figures.tabulate_parity(derive_parity(result)), *tabulate_layers(derive_layers(result.layers))]
     tables += figures.tabulate_checks(result.checks)
     screen.show(tables, result)
@@ -87,10 +89,15 @@ def command(
 def _show_matrix(screen: Screen, models: Sequence[str], output: Path | None, keywords: dict[str, Any]) -> int:
     from mbdeploy.stages.matrix import verify_matrix
     from mbdeploy.stages.matrix_tables import tabulate_matrix
+    from mbdeploy.stages.verify import plan
 
-    with _finding(models) as found, screen.progress() as on_progress:
-        result = verify_matrix(**{**found, **options.keep_given(keywords)}, on_progress=on_progress)
-    screen.save(output or places.name_result(models, "matrix"), result)
+    with _finding(models) as found:
+        asked = {**found, **options.keep_given(keywords)}
+        with screen.progress() as on_progress:
+            result = verify_matrix(**asked, on_progress=on_progress)
+        like = options.keep_known(plan, asked)  # it reads what `verify` reads, in more ways
+        path = output or places.name_result(models, "matrix")
+        screen.save(path, result, lambda: msgspec.structs.replace(plan(**like), stage="matrix"))
     screen.show(tabulate_matrix(result), result)
     return judge_checks(result.checks)
 

@@ -184,7 +184,7 @@ def _is_file(source: str) -> bool:
 def _find_weights(source: str, folder: Path) -> Weights:
     if not _is_file(source):
         return Weights(seed=0)
-    return Weights(file=Path(os.path.relpath(source, folder)).as_posix(), sha256=artifact.digest_file(Path(source)))
+    return Weights(file=Path(os.path.relpath(source, folder)).as_posix(), sha256=model_file.digest_model(Path(source)))
 
 
 def _refuse_existing(place: Path, *, force: bool) -> None:

@@ -15,6 +15,7 @@ from mbdeploy.executing import Work
 from mbdeploy.executing.worker import read_versions
 from mbdeploy.gating.jobs import digest_card
 from mbdeploy.gating.versions import find_version
+from mbdeploy.model_file import digest_model
 from mbdeploy.stages import export
 
 _JOBS = "mbdeploy.gating.jobs"
@@ -109,7 +110,7 @@ def _plan(
             **both,
             **decided,
             "folder": str(shared.locate(card)),
-            "other": None if other is None else artifact.digest_file(other),
+            "other": None if other is None else digest_model(other),
             "device": list(shared.device),
             "versions": read_versions(),
         },

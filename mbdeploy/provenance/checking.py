@@ -35,6 +35,10 @@ _LAYOUT: Mapping[str, Mapping[str, str]] = {
             "int8": "int8.onnx",
             "parity": "results/parity.json",
             "bench": "results/bench.json",
+            "explain": "results/explain.json",
+            "evaluation": "results/evaluation.json",
+            "matrix": "results/matrix.json",
+            "calibration": "simplified.calibration/calibration.npz",
         }
         for page in ("report.html", "report.md")
     },

@@ -102,11 +102,13 @@ def vouch_for_folder(folder: Path) -> Path:
     return path
 
 
-def vouch_for_result(path: Path, result: Any) -> None:
-    """Write the sidecar of a saved result whose stage has left none: its parents are the models that it names."""
-    tools = artifact.read_tools("numpy", "onnxruntime")
-    parents = {f"model {index}": ref for index, ref in enumerate(_list_models(msgspec.to_builtins(result)))}
-    artifact.write_sidecar(path, Provenance(stage=path.stem, params={}, parents=parents, tools=tools), None)
+def vouch_for_result(path: Path, result: Any, provenance: Provenance | None = None) -> None:
+    """Write the sidecar of a saved result: as its stage planned it, else with the models that it names as parents."""
+    if provenance is None:
+        tools = artifact.read_tools("numpy", "onnxruntime")
+        parents = {f"model {index}": ref for index, ref in enumerate(_list_models(msgspec.to_builtins(result)))}
+        provenance = Provenance(stage=path.stem, params={}, parents=parents, tools=tools)
+    artifact.write_sidecar(path, provenance, None)
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -15,7 +15,7 @@ from mbdeploy.auditing.cpus import find_hazards
 from mbdeploy.auditing.report import AuditReport, Examined, RepairRecord
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
-from mbdeploy.model_file import describe_model
+from mbdeploy.model_file import describe_model, digest_model
 from mbdeploy.stages.audit_runs import File, Runs, run_files
 from mbdeploy.watch import Limits
 
@@ -113,7 +113,7 @@ def plan(model: Path, *, against: Path | None = None) -> Provenance:
         if path is not None:
             if not path.is_file():
                 raise ModelError(where=path, expected="an ONNX model", found="no such file", todo="check the path")
-            parents[role] = artifact.digest_file(path)
+            parents[role] = digest_model(path)
     return Provenance(
         stage="audit", params={"repair": True}, parents=parents, tools=artifact.read_tools("onnx", "numpy")
     )

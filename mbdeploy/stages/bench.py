@@ -9,6 +9,7 @@ from pathlib import Path
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.model_file import digest_model
 from mbdeploy.results import BenchRun
 from mbdeploy.stages.bench_images import digest_images, find_images, load_images
 from mbdeploy.stages.bench_runs import Entry, Plan, check_batch, check_numbers, list_numbers, time_entries
@@ -138,7 +139,7 @@ def plan(
     require_placement: Sequence[str] = (),
 ) -> Provenance:
     """What ``bench`` would do with these inputs: the basis of the freshness key."""
-    parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
+    parents = {f"model {index}": digest_model(path) for index, path in enumerate(models)}
     parents["inputs"] = digest_images(find_images(models[0], inputs), seed)
     return Provenance(
         stage="bench",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from mbdeploy import artifact, data
+from mbdeploy import artifact, data, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress, ignore_progress
@@ -72,7 +72,7 @@ def calibrate(
         "seed": seed,
     }
     shown = {key: request[key] for key in ("method", "samples", "preprocess", "seed")}
-    parents = {"model": artifact.digest_file(model), "calibration": images.digest()}
+    parents = {"model": model_file.digest_model(model), "calibration": images.digest()}
     tools = artifact.read_tools("onnx", "onnxruntime", "numpy", "pillow")
     paths, found, missing = [], {}, []
     with artifact.lock_folder(output):

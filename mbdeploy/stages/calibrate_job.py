@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from mbdeploy import artifact, data
+from mbdeploy import data, model_file
 from mbdeploy.isolate import Progress
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import observe
@@ -26,7 +26,7 @@ def observe_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, A
     images = msgspec.structs.replace(images, samples=images.samples[first::step])
     material = read_material(request, images)
     identity = Identity(
-        model=artifact.digest_file(Path(request["model"])),
+        model=model_file.digest_model(Path(request["model"])),
         tensors=tuple(material.plan.tensors),
         counting=request["method"] != "minmax",
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mbdeploy import artifact, assets, data
+from mbdeploy import artifact, assets, data, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import DataError
 from mbdeploy.executing import Work, open_executor
@@ -79,7 +79,7 @@ def write_shard(request: dict[str, Any], on_progress: Progress) -> Any:
     images = data.open_dataset(
         request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"]
     )
-    found = {"model": artifact.digest_file(Path(request["model"])), "calibration": images.digest()}
+    found = {"model": model_file.digest_model(Path(request["model"])), "calibration": images.digest()}
     for role, digest in found.items():
         artifact.check_digest(DataError, request[role], digest, request["parents"][role])
     return write_in_child(Path(request["output"]), "observe_shard", request, None, on_progress)

@@ -13,6 +13,7 @@ from mbdeploy.assets import cache_root
 from mbdeploy.data import Dataset, Sample, open_dataset
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.model_file import digest_model
 from mbdeploy.quant.metrics import Sums, finish_sums, merge_sums
 from mbdeploy.results import EvalReport, Evaluated, Host, Metrics, Prediction
 from mbdeploy.stages.classes import settle_background
@@ -143,9 +144,9 @@ def plan(
     require_placement: Sequence[str] = (),
 ) -> Provenance:
     """What ``evaluate`` would do with these inputs: the basis of the freshness key."""
-    parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
+    parents = {f"model {index}": digest_model(path) for index, path in enumerate(models)}
     if against is not None:
-        parents["against"] = artifact.digest_file(against)
+        parents["against"] = digest_model(against)
     parents["data"] = open_dataset(data, labelled=True, limit=limit, seed=seed).digest()
     return Provenance(
         stage="evaluate",

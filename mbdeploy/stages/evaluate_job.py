@@ -79,7 +79,7 @@ def evaluate_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     artifact.check_digest(DataError, request["data"], dataset.digest(), request["digest"])
     subjects = read_subjects([Path(path) for path in request["models"]])
     for subject, wanted in zip(subjects, request["digests"], strict=True):
-        artifact.check_digest(ModelError, subject.path, digest_model(subject), wanted)
+        artifact.check_digest(ModelError, subject.path, subject.ref.sha256, wanted)
     preprocess = msgspec.convert(request["preprocess"], Preprocess | None)
     provider = parse_provider(request["provider"])
     target = open_target(provider)
@@ -100,12 +100,6 @@ def evaluate_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, 
 def read_shard(plain: dict[str, Any]) -> Shard:
     """What ``evaluate_shard`` answered."""
     return msgspec.convert(plain, Shard, strict=False, dec_hook=lambda _, numbers: np.asarray(numbers))
-
-
-def digest_model(subject: Subject) -> str:
-    """The digests of a model's file and of all that lies in others, as one word."""
-    files = (subject.path, *(subject.path.parent / name for name in subject.companions))
-    return " ".join(artifact.digest_file(file) for file in files)
 
 
 def _rank(logits: NDArray[Any]) -> tuple[tuple[int, ...], ...]:

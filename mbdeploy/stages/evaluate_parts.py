@@ -18,7 +18,7 @@ from mbdeploy.errors import UsageError
 from mbdeploy.executing import Store, Work, open_executor, submit
 from mbdeploy.executing.worker import read_versions
 from mbdeploy.isolate import Progress
-from mbdeploy.stages.evaluate_job import BLOCK, Seen, digest_model, read_shard, see_answers
+from mbdeploy.stages.evaluate_job import BLOCK, Seen, read_shard, see_answers
 from mbdeploy.stages.subject import Subject, check_inputs, plan_session
 from mbdeploy.targets import Job, Provider, Target, find_device, open_target
 
@@ -117,7 +117,7 @@ def _plan_shard(task: Task, samples: Sequence[Sample], device: Sequence[Any], bo
         "provider": task.provider.word,
         "preprocess": msgspec.to_builtins(task.preprocess),
         "session": task.session,
-        "digests": [digest_model(subject) for subject in task.subjects],
+        "digests": [subject.ref.sha256 for subject in task.subjects],
         "digest": dataset.digest(),
     }
     return Work(

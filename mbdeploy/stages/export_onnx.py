@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from mbdeploy import artifact, model_file
+from mbdeploy import model_file
 from mbdeploy.artifact import Provenance
+from mbdeploy.card import ModelCard
 from mbdeploy.errors import CardError, ModelError
 from mbdeploy.golden import Golden, find_degenerate, write_golden
 from mbdeploy.isolate import Progress
+from mbdeploy.preflight import check_model, copying
 from mbdeploy.stages.export_check import compare_export, open_session
 from mbdeploy.stages.export_job import TASKS, load_images, write_identity
 from mbdeploy.stages.export_plan import Job
@@ -30,15 +33,29 @@ def adopt_network(request: dict[str, Any], on_progress: Progress) -> dict[str, A
     job = msgspec.convert(request["job"], Job)
     assert job.card is not None and job.card.weights.file is not None
     path = Path(job.card.path).parent / job.card.weights.file
-    if not path.is_file() or artifact.digest_file(path) != job.card.weights.sha256:  # 1.
+    _check_digest(path, None, job.card)  # 1.
+    companions = check_model(path).companions
+    with copying(path, companions) as source:
+        _check_digest(source, companions, job.card)  # these are the bytes that are run
+        return _adopt(source, path, job, request, on_progress)
+
+
+def _check_digest(path: Path, companions: Sequence[str] | None, card: ModelCard) -> None:
+    found = model_file.digest_model(path, companions) if path.is_file() else ""
+    if found != card.weights.sha256:
         raise CardError(
-            where=job.card.path,
-            expected=f"the file {job.card.weights.file}, with the sha256 that the card says",
-            found="another file" if path.is_file() else "no such file",
+            where=card.path,
+            expected=f"the file {card.weights.file}, with the sha256 that the card says",
+            found=f"another file, with {found}" if found else "no such file",
             todo="correct weights.file, or weights.sha256",
         )
+
+
+def _adopt(source: Path, path: Path, job: Job, request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    """What follows once ``source``, which is ``path`` itself or a private copy of it, is known to be the file."""
+    assert job.card is not None
     images, names = load_images(job, on_progress)
-    model = model_file.load_whole(path)
+    model = model_file.load_whole(source)
     signature = model_file.read_signature(model, path)
     if signature.batch not in (None, 1):
         raise ModelError(
@@ -47,7 +64,7 @@ def adopt_network(request: dict[str, Any], on_progress: Progress) -> dict[str, A
             found=f"a batch of {signature.batch}",
             todo="export it for one image",
         )
-    session = open_session(path, job.where)
+    session = open_session(source, job.where)
     parts = []
     for index in range(len(images)):  # 2.
         parts.append(session.run(None, {signature.input: images[index : index + 1]}))

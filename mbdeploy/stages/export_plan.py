@@ -14,6 +14,7 @@ from mbdeploy import artifact, data
 from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard, Preprocess, Weights, card_digest, load_card
 from mbdeploy.errors import ModelError, UsageError
+from mbdeploy.model_file import digest_model
 
 Exporter = Literal["dynamo", "torchscript"]
 Shape = tuple[int, int, int]
@@ -120,6 +121,8 @@ def describe_job(job: Job) -> Provenance:
         params["card"] = card_digest(job.card)
         file = job.card.weights.file
         params["card"]["weights"]["file"] = file and Path(file).name
+        if job.adopted:
+            parents["network"] = _digest_network(job.card)
         if job.card.factory is not None:
             parents["factory"] = _digest_module(job.card.factory.partition(":")[0])
     if job.program is not None:
@@ -210,6 +213,12 @@ def _settle_preprocess(card: ModelCard | None, word: str | None, shape: Shape | 
 def _refuse_shape(where: str, expected: str, shape: Shape) -> UsageError:
     found = ",".join(map(str, shape))
     return UsageError(where=where, expected=expected, found=f"input shape {found}", todo="change --input-shape")
+
+
+def _digest_network(card: ModelCard) -> str:
+    """Of the ONNX file that a card names, as it is now; of one that is gone, as the card says."""
+    path = Path(card.path).parent / str(card.weights.file)
+    return digest_model(path) if path.is_file() else str(card.weights.sha256)
 
 
 def _digest_module(module: str) -> str:

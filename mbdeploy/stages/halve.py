@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from mbdeploy import artifact
+from mbdeploy import artifact, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
@@ -54,6 +54,6 @@ def plan(model: Path) -> Provenance:
     return Provenance(
         stage="halve",
         params={},
-        parents={"model": artifact.digest_file(model)},
+        parents={"model": model_file.digest_model(model)},
         tools=artifact.read_tools("onnx", "onnxruntime"),
     )

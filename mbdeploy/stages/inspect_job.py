@@ -53,7 +53,7 @@ def find_records(path: Path) -> dict[str, LayerRecord]:
     others = (other for other in sorted(path.parent.glob("*.onnx")) if other != path)
     sidecars = [(other == path, artifact.read_sidecar(other)) for other in (path, *others)]
     left = [(own, sidecar) for own, sidecar in sidecars if sidecar and sidecar.provenance.stage == "quantize"]
-    sha256 = artifact.digest_file(path) if left else ""
+    sha256 = model_file.digest_model(path) if left else ""
     for own, sidecar in left:
         if sha256 == (sidecar.sha256 if own else sidecar.provenance.parents.get("model")):
             record = msgspec.json.decode(sidecar.record, type=QuantizeRecord)

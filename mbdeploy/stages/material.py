@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mbdeploy import artifact, data, model_file
+from mbdeploy import data, model_file
 from mbdeploy.card import Preprocess
 from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.quant import qdq, ranges
@@ -84,7 +84,7 @@ def read_calibration(path: Path, model: Path, plan: qdq.Plan, method: str) -> Ca
     if path.suffix == ".json":
         return Calibration(read_cache(path, plan.tensors), {})
     seen = load_seen(path)
-    if seen.identity.model != artifact.digest_file(model) or set(seen.identity.tensors) != set(plan.tensors):
+    if seen.identity.model != model_file.digest_model(model) or set(seen.identity.tensors) != set(plan.tensors):
         raise ModelError(
             where=path,
             expected=f"calibration of {model.name}",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mbdeploy import artifact, data
+from mbdeploy import artifact, data, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import DataError, ModelError, UsageError
 from mbdeploy.isolate import Progress, demand_value, ignore_progress, run_step
@@ -114,7 +114,7 @@ def plan(
             found="neither",
             todo="give --calibration (a folder, manifest, CSV or .npz), or --ranges",
         )
-    parents = {"model": artifact.digest_file(model)}
+    parents = {"model": model_file.digest_model(model)}
     samples = 0
     if calibration is not None:
         images = data.open_dataset(calibration, split="calibrate", limit=num_calibration_samples, seed=seed)

@@ -12,7 +12,7 @@ import msgspec
 from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
 from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
-from mbdeploy.model_file import dump_json, read_signature
+from mbdeploy.model_file import digest_model, dump_json, read_signature
 from mbdeploy.preflight import check_model, copying
 from mbdeploy.records import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
@@ -131,9 +131,8 @@ def plan(model: Path, *, golden: Path | None = None, strict: bool = False) -> Pr
     Raises:
         ModelError: there is no such file.
     """
-    parents = {"model": model} if golden is None else {"model": model, "golden": golden}
     try:
-        digests = {role: digest_file(path) for role, path in parents.items()}
+        digests = {"model": digest_model(model)} | ({} if golden is None else {"golden": digest_file(golden)})
     except OSError as error:
         raise ModelError(
             where=error.filename,

@@ -74,7 +74,7 @@ def read_subject(path: Path, kind: Kind | None = None) -> Subject:
     quantizes = any("Quantize" in node.op_type or node.op_type.startswith("QLinear") for node in model.graph.node)
     found: Kind = "int8" if quantizes else stage if stage in _KINDS else "fp32"  # type: ignore[assignment]
     return Subject(
-        ref=model_file.describe_model(path),
+        ref=model_file.describe_model(path, checked.companions),
         path=path,
         signature=model_file.read_signature(model, path),
         kind=kind or found,

@@ -13,6 +13,7 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import Budgets
 from mbdeploy.data import open_dataset
 from mbdeploy.isolate import Progress, ignore_progress
+from mbdeploy.model_file import digest_model
 from mbdeploy.results import Check, Host, Mode, ParityReport, ParityRow
 from mbdeploy.stages.layers import find_twins, list_origins, record_layers
 from mbdeploy.stages.parity import compare_cell, list_checks, list_rows
@@ -136,13 +137,14 @@ def plan(
     one_by_one: bool = True,
 ) -> Provenance:
     """What ``verify`` would do with these inputs: the basis of the freshness key."""
-    parents = {f"model {index}": artifact.digest_file(path) for index, path in enumerate(models)}
+    parents = {f"model {index}": digest_model(path) for index, path in enumerate(models)}
     beside = find_golden(models[0], golden) if reference is None else None
-    for role, path in (("golden", beside), ("reference", reference)):
-        if path is not None:
-            parents[role] = artifact.digest_file(path)
+    if beside is not None:
+        parents["golden"] = artifact.digest_file(beside)
+    if reference is not None:
+        parents["reference"] = digest_model(reference)
     for index, path in enumerate(list_origins(models, reference) if layers else ()):
-        parents[f"origin {index}"] = artifact.digest_file(path)
+        parents[f"origin {index}"] = digest_model(path)
     if data is not None:
         parents["data"] = open_dataset(data, split="check", limit=num_samples).digest()
     return Provenance(

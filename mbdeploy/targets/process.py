@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -68,14 +68,7 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             for line in said:
                 told.update(line)
             if ended.returncode == 0 and (place / "result.json").is_file():
-                result = json.loads((place / "result.json").read_text(encoding="utf-8"))
-                facts = result["facts"]
-                pairs = zip(job.sessions, result["sessions"], strict=False)  # (a probe answers for no session)
-                return Answer(
-                    host=describe_host(facts, self.emulator),
-                    sessions=tuple(_read_ran(place, *numbered, facts) for numbered in enumerate(pairs)),
-                    absent=list_absent(facts),
-                )
+                return self._read_answer(job, place)
         raise self._explain(job, ended, told)
 
     def _watch(self, job: Job, place: Path, said: list[dict[str, Any]], on_progress: Progress) -> Ended:
@@ -101,23 +94,33 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
                 todo="install it, or choose another target",
             ) from error
 
+    def _read_answer(self, job: Job, place: Path) -> Answer:
+        result = json.loads((place / "result.json").read_text(encoding="utf-8"))
+        facts = result["facts"]
+        pairs = zip(job.sessions, result["sessions"], strict=job.kind != "probe")  # (which answers for no session)
+        return Answer(
+            host=describe_host(facts, self.emulator),
+            sessions=tuple(_read_ran(place, *numbered, facts) for numbered in enumerate(pairs)),
+            absent=list_absent(facts),
+        )
+
     def _explain(self, job: Job, ended: Ended, told: dict[str, Any]) -> MbdeployError:
         """The error for a job without an answer, from what the agent said before it ended."""
         index, step = told.get("at", (None, "starting the agent"))
         session = job.sessions[index] if index is not None else None
         if told.get("refused") == "unavailable":
             wanted = session.provider if session else "ONNX Runtime"
-            found, todo = explain_absence(wanted, told["facts"], _add_stderr(told["cause"], ended))
+            found, todo = explain_absence(wanted, told["facts"], _add_stderr(told.get("cause", ""), ended))
             return UnavailableError(where=self.name, expected=wanted, found=found, todo=todo)
         if told.get("refused") == "usage" and session:
             return UsageError(
                 where=session.provider,
                 expected="options that it knows",
-                found=told["cause"],
+                found=told.get("cause", ""),
                 todo="correct what --provider-option says",
             )
         if told.get("refused") == "simulated" and session:
-            return refuse_times(self.name, f"a simulator ({told['cause']})")
+            return refuse_times(self.name, f"a simulator ({told.get('cause', '')})")
         verdict, detail = judge_ended(ended, told.get("cause", "")), told.get("cause", "")
         if ended.returncode == 0:
             verdict, detail = Verdict.TRANSPORT, "the agent ended well but left no result"
@@ -132,13 +135,27 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class AgentWords(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of the agent's: how far it is, where, or why it cannot go on."""
+
+    progress: tuple[str, int, int] | None = None
+    at: tuple[int, str] | None = None
+    refused: Literal["rejected", "unavailable", "usage", "simulated"] | None = None
+    cause: str = ""
+    facts: dict[str, Any] = {}
+
+
 def take_message(line: bytes, said: list[dict[str, Any]], on_progress: Progress) -> None:
-    """Show a line of the agent's if it is progress, else keep it."""
-    message = json.loads(line)
-    if "progress" in message:
-        on_progress(*message["progress"])
+    """Show a line of the agent's if it is progress, else keep it.
+
+    Raises:
+        msgspec.DecodeError: it is none.
+    """
+    words = msgspec.json.decode(line, type=AgentWords)
+    if words.progress is not None:
+        on_progress(*words.progress)
     else:
-        said.append(message)
+        said.append(msgspec.to_builtins(words))
 
 
 def _read_ran(place: Path, index: int, pair: tuple[Session, dict[str, Any]], facts: dict[str, Any]) -> Ran:

@@ -9,7 +9,8 @@ import subprocess
 from collections.abc import Sequence
 
 from mbdeploy.errors import UnavailableError, UsageError
-from mbdeploy.targets.board.target import OWN_PYTHON, BoardTarget
+from mbdeploy.targets.board.packages import OWN_PYTHON
+from mbdeploy.targets.board.target import BoardTarget
 
 # A leading "-" would be an option; no character here means anything to a shell, or to the user's ProxyCommand.
 _ARGUMENT = re.compile(

@@ -172,6 +172,20 @@ def test_an_onnx_file_needs_no_trust_and_the_card_finds_it(pipeline: list[str], 
     assert "--trust" not in Path("ci.yml").read_text()
 
 
+def test_the_card_of_an_onnx_file_knows_the_weights_beside_it(pipeline: list[str], conv_model_file: Path) -> None:
+    import onnx
+
+    for name, factor in (("a", 1), ("b", 2)):
+        model = onnx.load(conv_model_file)
+        model.graph.initializer[0].raw_data = bytes([factor]) * len(model.graph.initializer[0].raw_data)
+        Path(name).mkdir()
+        onnx.save(model, f"{name}/net.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+        init(f"{name}/net.onnx", preprocess="unit", output=Path(f"models/{name}.toml"), ci=None)
+    assert Path("a/net.onnx").read_bytes() == Path("b/net.onnx").read_bytes()
+    digests = [load_card(f"models/{name}.toml").weights.sha256 for name in "ab"]
+    assert digests[0] != digests[1]
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [

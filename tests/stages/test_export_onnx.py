@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -12,7 +14,9 @@ import pytest
 from mbdeploy import artifact, model_file
 from mbdeploy.errors import CardError, ModelError
 from mbdeploy.golden import read_golden
+from mbdeploy.isolate import ignore_progress
 from mbdeploy.stages import export as export_module
+from mbdeploy.stages import export_check, export_onnx, export_plan
 from mbdeploy.stages.export import export
 
 CARD = """
@@ -73,3 +77,60 @@ def test_a_file_that_is_another_one_and_a_larger_batch_are_refused(
     with pytest.raises(CardError, match="found no such file"):
         export(str(card), output=tmp_path / "out" / "fp32.onnx")
     assert not (tmp_path / "out" / "fp32.onnx").exists()
+
+
+def write_taken(folder: Path, model: onnx.ModelProto, make_photos: Callable[..., None]) -> Path:
+    """net.onnx with its weights in weights.bin, and a card with the digest that covers both."""
+    make_photos(folder / "photos", count=3)
+    onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    card = folder / "taken.toml"
+    card.write_text(CARD.format(sha256=model_file.digest_model(folder / "net.onnx")))
+    return card
+
+
+def adopt(card: Path, folder: Path) -> None:
+    """The child's work, in this process."""
+    folder.mkdir()
+    job = export_plan.settle_job(card)
+    request = {"model": str(folder / "fp32.onnx"), "golden": str(folder / "golden.npz")}
+    provenance = msgspec.to_builtins(export_plan.describe_job(job))
+    export_onnx.adopt_network({**request, "job": msgspec.to_builtins(job), "provenance": provenance}, ignore_progress)
+
+
+def test_weights_beside_a_file_are_taken_in_from_a_private_copy_and_give_the_same_bytes_anywhere(
+    tmp_path: Path,
+    make_conv_model: Callable[..., onnx.ModelProto],
+    make_photos: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Path] = []
+
+    def open_session(path: Path, where: str) -> Any:
+        opened.append(path)
+        assert (path.parent / "weights.bin").is_file()
+        return export_check.open_session(path, where)
+
+    monkeypatch.setattr(export_onnx, "open_session", open_session)
+    folders = [tmp_path / "a", tmp_path / "b c" / "deep"]
+    for folder in folders:
+        adopt(write_taken(folder, make_conv_model(), make_photos), folder / "out")
+        assert (opened[-1].name, opened[-1].parent == folder, opened[-1].exists()) == ("net.onnx", False, False)
+    for name in ("fp32.onnx", "golden.npz"):
+        assert (folders[0] / "out" / name).read_bytes() == (folders[1] / "out" / name).read_bytes()
+    assert "weights.bin" not in (folders[0] / "out" / "fp32.onnx").read_bytes().decode("latin-1")
+
+
+def test_weights_that_were_swapped_beside_a_file_are_another_file_and_leave_no_export_fresh(
+    tmp_path: Path, make_conv_model: Callable[..., onnx.ModelProto], make_photos: Callable[..., None]
+) -> None:
+    card = write_taken(tmp_path, make_conv_model(), make_photos)
+    key, weights = export_module.plan(card).key, tmp_path / "weights.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-4] + b"\0\0\0\0")
+    assert export_module.plan(card).key != key
+    with pytest.raises(CardError, match=r"found another file, with [0-9a-f]{64}"):
+        adopt(card, tmp_path / "out")
+    weights.write_bytes(whole)
+    assert export_module.plan(card).key == key
+    (tmp_path / "net.onnx").unlink()
+    assert export_module.plan(card).key == key  # what was made of it is still what the card says

@@ -159,6 +159,18 @@ def test_folders_of_killed_jobs_are_swept_and_those_in_use_are_not(scratch: Path
     ]
 
 
+def test_a_package_whose_import_does_not_end_is_given_up(
+    ends: tuple[Line, Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "endless.py").write_text("import time; time.sleep(600)")
+    monkeypatch.setattr(far, "IMPORT_S", 0.2)
+    ends[0].silence_s = 60.0
+    found = far.import_packages(ends[0], sys.executable, ["json", "endless"], {"PYTHONPATH": str(tmp_path)})
+    assert "endless" not in found["versions"]
+    assert found["failed"] == "it took longer than 0.2 s"
+    assert found["python"] == sys.version_info[:2]
+
+
 def write_system(folder: Path, *millidegrees: int) -> None:
     for number, value in enumerate(millidegrees):
         zone = folder / "class" / "thermal" / f"thermal_zone{number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mbdeploy.errors import MbdeployError, OutputError, StepError, UnavailableError, UsageError
 from mbdeploy.targets import Job, Session, find_device, open_target, parse_provider
+from mbdeploy.targets.board import connection, packages
 from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
 from mbdeploy.targets.ssh import REMOTE, name_device, open_ssh
@@ -150,14 +152,32 @@ def test_a_board_that_does_not_answer_is_unavailable_with_the_reason(
 
 
 @pytest.mark.slow
-def test_a_board_that_says_nothing_at_all_is_unavailable(
+def test_a_board_that_says_nothing_at_all_is_a_connection_that_was_lost(
     job: Job, fake_ssh: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_ssh("exec sleep 60")
     monkeypatch.setattr(board_target, "_HELLO_S", 0.3)
     error = refuse(open_ssh("board", silence_s=0.6), job)
-    assert isinstance(error, UnavailableError)
-    assert "nothing came for 0.3 s" in error.found
+    assert isinstance(error, StepError)
+    assert error.found == "TRANSPORT while connecting: nothing came for 0.3 s"
+
+
+@pytest.mark.parametrize(
+    "words", ["Connection timed out during banner exchange", "Timeout, server board not responding."]
+)
+def test_a_connection_that_ssh_itself_takes_for_lost_is_one(
+    job: Job, fake_ssh: Callable[..., Path], words: str
+) -> None:
+    fake_ssh(f"echo '{words}' >&2; exit 255")
+    error = refuse(open_ssh("board"), job)
+    assert isinstance(error, StepError)
+    assert error.found == f"TRANSPORT while connecting: the connection ended; {words}"
+
+
+def test_a_silent_connection_is_left_within_20_s_at_each_of_its_ends() -> None:
+    silence_s = open_ssh.__kwdefaults__["silence_s"]
+    waits_s = 1 + silence_s / connection._ENDS  # for ssh to say why, and then to end
+    assert max(board_target._HELLO_S, silence_s) + waits_s < 20
 
 
 def test_without_ssh_there_are_no_boards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -195,6 +215,63 @@ def test_a_missing_package_is_named_with_the_one_command_that_brings_it(
     assert command in error.todo
 
 
+PACKAGES = '{"packages": {"python": [3, %d], "versions": %s, "failed": "%s"}}'
+OWN = "~/.mbdeploy/bin/python3"
+
+
+@pytest.mark.parametrize(
+    ("minor", "versions", "failed", "expected", "found"),
+    [
+        (11, '{"numpy": "1.26.0", "onnxruntime": "1.23.2"}', "", "onnxruntime 1.24 or newer", "1.23.2"),
+        (11, '{"numpy": "1.25.2", "onnxruntime": "1.24.0"}', "", "numpy 1.26 or newer", "1.25.2"),
+        (10, '{"numpy": "2.2.6", "onnxruntime": "1.22.1"}', "", "onnxruntime 1.23 or newer", "1.22.1"),
+        (9, '{"numpy": "2.0.2", "onnxruntime": "1.18.1"}', "", "onnxruntime 1.19 or newer", "1.18.1"),
+        (12, '{"numpy": "2.4.0", "onnxruntime": ""}', "", "onnxruntime 1.24 or newer", "does not say its version"),
+        (12, '{"numpy": "2.4.0"}', "ImportError: libx.so: no such file", "onnxruntime 1.24", "ImportError: libx.so"),
+        (12, '{"numpy": "2.4.0"}', "killed by SIGILL", "onnxruntime 1.24 or newer that", "killed by SIGILL"),
+        (12, "{}", "", "numpy 1.26 or newer that /home/pi/.mbdeploy/bin/python3 there can import", "it ended early"),
+    ],
+)
+def test_a_package_that_is_too_old_or_broken_is_named_with_the_board_and_the_one_command(
+    job: Job, fake_ssh: Callable[..., Path], minor: int, versions: str, failed: str, expected: str, found: str
+) -> None:
+    hello = HELLO % ("/home/pi/.mbdeploy/bin/python3", "aarch64", '["numpy", "onnxruntime"]')
+    fake_ssh(f"echo '{hello}'; echo '{PACKAGES % (minor, versions, failed)}'; cat >/dev/null")
+    error = refuse(open_ssh("pi@board"), job)
+    assert isinstance(error, UnavailableError)
+    assert error.where == "ssh:pi@board"
+    assert expected in error.expected
+    assert found in error.found
+    assert error.todo == f"run `ssh pi@board '{OWN} -m pip install --upgrade --force-reinstall numpy onnxruntime'`"
+
+
+def test_floors_of_boards_are_those_of_the_package() -> None:
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    for name, floor in packages.FLOORS.items():
+        assert f'"{name}>={".".join(map(str, floor))}' in text
+    oldest = ".".join(map(str, packages.LAST[3, 10]))
+    assert f"onnxruntime>={oldest}; python_version < '3.11'" in text
+    assert packages.find_floor("onnxruntime", (3, 13)) == packages.FLOORS["onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("sessions", "wheels"),
+    [
+        ([], ["numpy", "onnxruntime"]),
+        ([("onnxruntime", "CUDAExecutionProvider")], ["numpy", "onnxruntime-gpu"]),
+        ([("openvino", "OpenVINO")], ["numpy", "openvino"]),
+        ([("onnxruntime", "CPUExecutionProvider"), ("openvino", "OpenVINO")], ["numpy", "onnxruntime", "openvino"]),
+        ([("onnxruntime", "QNNExecutionProvider")], ["numpy", "onnxruntime"]),
+        ([("onnxruntime", "OpenVINOExecutionProvider")], ["numpy", "onnxruntime"]),
+    ],
+)
+def test_the_wheels_of_a_job_are_those_that_carry_its_providers(
+    sessions: list[tuple[str, str]], wheels: list[str]
+) -> None:
+    asked = tuple(Session(model=Path("m.onnx"), runtime=runtime, provider=ep) for runtime, ep in sessions)
+    assert list(packages.list_needed(Job(kind="infer", sessions=asked)).values()) == wheels
+
+
 def test_arm_is_not_answered_by_a_board_of_another_architecture(job: Job, fake_ssh: Callable[..., Path]) -> None:
     fake_ssh(f"echo '{HELLO % ('python3', 'riscv64', '[]')}'; cat >/dev/null")
     target = open_target(parse_provider("arm@ssh:board"))
@@ -207,6 +284,18 @@ def test_arm_is_not_answered_by_a_board_of_another_architecture(job: Job, fake_s
 READY = "echo '{}'".format(HELLO % ("python3", "x86_64", '["numpy", "onnxruntime"]'))
 
 
+END = '{"returncode": %s, "timed_out": false, "stderr": "", "wall_s": 1}'
+DONE = f'{{"ended": {END % 0}}}'
+HOT = f'{{"ended": {END % 0}, "heat": {{"before": {{}}}}}}'
+ENDED = f'{{"said": "%s"}}\n{{"ended": {END}}}'
+
+
+def send(content: str, then: str) -> str:
+    """What a board says to send this as its result, and then that."""
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return f'{{"file": "result.json", "size": {len(content)}}}\n{content}{digest}{then}'
+
+
 @pytest.mark.parametrize(
     ("says", "found"),
     [
@@ -216,6 +305,19 @@ READY = "echo '{}'".format(HELLO % ("python3", "x86_64", '["numpy", "onnxruntime
         ("nonsense", "what came is no message"),
         ('{"failed": "input.npy arrived damaged", "kind": "TRANSPORT"}', "input.npy arrived damaged"),
         ('{"said": "{\\"at\\": [0, \\"running\\"]}"}', "while running: the connection ended"),
+        ('{"said": "garbage"}', "while sending the job: JSON is malformed"),
+        ('{"said": "{\\"at\\": 3}"}', "Expected `array | null`, got `int` - at `$.at`"),
+        ('{"said": "{\\"progress\\": [1]}"}', "at `$.progress[0]`"),
+        ('{"said": "[1]"}', "Expected `object`, got `array`"),
+        ("{" * 100_000, "what came is no message"),
+        ('{"a":' * 100_000, "what came is no message"),
+        ('{"file": "result.json", "size": -1}', "Expected `int` >= 0"),
+        (send("{}", DONE), "while reading it: KeyError"),
+        (send("[1]", DONE), "while reading it: TypeError"),
+        (send("garbage", DONE), "while reading it: JSONDecodeError"),
+        (send("{}", HOT), "its result is none of the agent's"),
+        (ENDED % ('{\\"refused\\": \\"unavailable\\"}', 1), "while reading it: KeyError"),
+        (ENDED % ('{\\"at\\": [9, \\"x\\"]}', 1), "while reading it: IndexError"),
     ],
 )
 def test_what_a_board_should_not_say_ends_the_connection(

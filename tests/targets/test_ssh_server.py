@@ -19,6 +19,7 @@ import pytest
 
 from mbdeploy.errors import MbdeployError, StepError, UnavailableError
 from mbdeploy.targets import Job, Session, open_target, parse_provider
+from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
 
 pytestmark = pytest.mark.ssh
@@ -90,6 +91,47 @@ def test_a_board_without_onnxruntime_says_how_to_get_it(job: Job, board: Board) 
     assert isinstance(error, UnavailableError)
     assert "onnxruntime" in error.expected
     assert "~/.mbdeploy/bin/python3 -m pip install numpy onnxruntime" in error.todo
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "found"),
+    [
+        ("print('welcome'); __version__ = '1.10.0'", "1.10.0"),
+        (
+            "raise ImportError('libgomp.so.1: no such file\\nin all of /lib')",
+            "ImportError: libgomp.so.1: no such file in all",
+        ),
+        (
+            "try:\n    import no_such_library\nexcept ImportError as error:\n    raise OSError('?') from error",
+            "No module named",
+        ),
+        ("import os; os.kill(os.getpid(), 4)", "killed by SIGILL"),
+    ],
+)
+def test_a_board_whose_onnxruntime_is_too_old_or_does_not_load_says_how_to_replace_it(
+    job: Job, board: Board, tmp_path: Path, stand_in: str, found: str
+) -> None:
+    folder = tmp_path / "stand-ins"
+    folder.mkdir()
+    (folder / "onnxruntime.py").write_text(stand_in)
+    board.set_python(f'PYTHONPATH="{folder}" exec {sys.executable} "$@"')
+    target = board.open()
+    error = refuse(target, job)
+    assert isinstance(error, UnavailableError)
+    assert (error.where, error.exit_code) == (target.name, 3)
+    assert error.expected.startswith("onnxruntime 1.2")
+    assert found in error.found and "\n" not in error.found
+    install = "~/.mbdeploy/bin/python3 -m pip install --upgrade --force-reinstall numpy onnxruntime"
+    assert error.todo == f"run `ssh {target.login} '{install}'`"
+
+
+def test_a_board_whose_numpy_does_not_load_is_not_taken_for_one_without_onnxruntime(
+    job: Job, board: Board, tmp_path: Path
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise ImportError('built for another Python')")
+    board.set_python(f'PYTHONPATH="{tmp_path}" exec {sys.executable} "$@"')
+    error = refuse(board.open(), job)
+    assert (error.expected.split()[0], error.found) == ("numpy", "ImportError: built for another Python")
 
 
 def test_a_board_without_the_venv_is_asked_for_its_python3(board: Board) -> None:
@@ -176,6 +218,17 @@ def test_a_connection_that_stalls_is_left_from_both_ends(endless: Job, board: Bo
         time.sleep(0.05)
     assert not relay.flows.is_set()  # the far end found out by itself
     assert (board.list_processes(), board.list_folders()) == ([], [])
+
+
+def test_a_connection_that_stalls_before_the_board_says_hello_is_lost(
+    job: Job, board: Board, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_target, "_HELLO_S", 0.5)
+    relay.flows.clear()
+    error = refuse(board.open(port=relay.port, silence_s=1.0), job)
+    assert isinstance(error, StepError)
+    assert error.found == "TRANSPORT while connecting: nothing came for 0.5 s"
+    assert error.where == f"ssh:{board.open(port=relay.port).login.split()[-1]}:{relay.port}"
 
 
 def test_an_interrupted_run_leaves_nothing_there(endless: Job, board: Board) -> None:

@@ -77,6 +77,12 @@ def read_sweep(folder: Path) -> SavedSweep | None:
     return None if report is None else SavedSweep(folder=folder, report=report)
 
 
+def list_results(folder: Path) -> list[Path]:
+    """What a report on ``folder`` reads besides its models and their sidecars, as far as it is there."""
+    names = (PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX, CALIBRATION)
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 def has_models(folder: Path) -> bool:
     """Whether a folder holds a model file with its sidecar."""
     return any(artifact.read_sidecar(folder / f"{stem}.onnx") is not None for stem in _RECORDS)

@@ -7,7 +7,8 @@ a beat: each end sends one when it has been quiet for ``beat_s``, and takes the 
 came for ``silence_s``.
 
 Rules: 1. when the connection ends, or is silent, the agent is killed and the folder removed, whatever else goes on.
-2. Who measures holds the board's lock alone; who infers shares it. 3. Who measures waits until the board is cool.
+2. Who measures holds the board's lock alone; who infers shares it. 3. Packages are imported, in a process of their
+own, before any file is taken: one that is there may still not load. 4. Who measures waits until the board is cool.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ MODULES = ("numpy", "onnxruntime", "openvino")
 PREFIX, LOCK = "mbdeploy-board-", "mbdeploy-board.lock"
 ABANDONED_S = 600.0
 SYSTEM = Path("/sys")
+IMPORT_S = 120.0
 _CHUNK, _TAIL, _LONGEST_LINE = 1 << 18, 4000, 1 << 22
 
 
@@ -92,7 +94,7 @@ class Line:
             if line:
                 try:
                     message: dict[str, Any] = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise LostError("what came is no message") from error
                 return message
 
@@ -223,6 +225,63 @@ def sweep() -> None:
                     shutil.rmtree(place, ignore_errors=True)
 
 
+# ---- packages --------------------------------------------------------------------------------------
+
+#: Says each package's version, as a JSON list on a line of its own, or why it cannot be imported.
+_IMPORTING = """
+import importlib, json, os, sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+for name in sys.argv[1:]:
+    try:
+        version = str(getattr(importlib.import_module(name), "__version__", ""))
+    except BaseException as error:
+        while error.__cause__ is not None:
+            error = error.__cause__
+        print("\\n" + json.dumps(["", type(error).__name__ + ": " + " ".join(str(error).split())[:300]]))
+        sys.exit(1)
+    print("\\n" + json.dumps([name, version]), flush=True)
+"""
+
+
+def import_packages(line: Line, python: str, names: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Import packages in their order, as the agent will: their versions, and why the one after these failed."""
+    began, output, ended = time.monotonic(), b"", None
+    child = subprocess.Popen(
+        [python, "-c", _IMPORTING, *names],
+        cwd="/",
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        while ended is None and time.monotonic() - began < IMPORT_S:
+            line.wait(0)
+            line.drop()
+            line.beat()
+            if select.select([child.stdout], [], [], 0.25)[0]:
+                chunk = os.read(child.stdout.fileno(), _CHUNK)
+                output += chunk
+                ended = None if chunk else child.wait(IMPORT_S)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    lines = [json.loads(text) for text in output.splitlines() if text.startswith(b'["')]
+    versions = {name: version for name, version in lines if name}
+    reasons = [reason for name, reason in lines if not name]
+    if ended is None:
+        reasons.append(f"it took longer than {IMPORT_S:g} s")
+    elif ended < 0:
+        reasons.append(f"killed by {signal.Signals(-ended).name}")
+    return {"python": sys.version_info[:2], "versions": versions, "failed": "; ".join(reasons)}
+
+
 # ---- the job ---------------------------------------------------------------------------------------
 
 
@@ -311,7 +370,7 @@ def run_agent(line: Line, work: Work, python: str, order: dict[str, Any]) -> dic
 
 
 def serve(line: Line, python: str) -> None:
-    """One job: hello, order, lock, files, agent, results."""
+    """One job: hello, order, lock, packages, files, agent, results."""
     modules = [name for name in MODULES if importlib.util.find_spec(name)]
     line.say(hello={"python": python, "machine": platform.machine(), "modules": modules})
     order = line.hear()
@@ -319,6 +378,7 @@ def serve(line: Line, python: str) -> None:
     measures = order["lock"] == "alone"
     lock = take_lock(line, order["lock"], order["wait_s"])
     sweep()
+    line.say(packages=import_packages(line, python, order["packages"], order["environment"]))
     work = Work()
     try:
         line.say(ready=True)

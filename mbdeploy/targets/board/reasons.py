@@ -26,6 +26,8 @@ _CAUSES = (
     ("Python 2.", "", "install Python 3.9 or newer there, and `python3.X -m venv ~/.mbdeploy` with it"),
     (_NO_PROGRAM, "no python3 on its search path", "run `ssh {login} sudo apt-get install python3-venv`, or the like"),
 )
+#: What ssh says when it gives up on a board that took the connection and then went silent.
+_STALLED = ("timed out during banner exchange", "Timeout, server")
 
 
 def explain_unreachable(name: str, login: str, key: str, ended: tuple[int | None, str], cause: str) -> UnavailableError:
@@ -41,16 +43,34 @@ def explain_unreachable(name: str, login: str, key: str, ended: tuple[int | None
     return UnavailableError(where=name, expected="a board with Python 3.9 or newer", found=found, todo=todo)
 
 
-def explain_lost(name: str, said: Sequence[dict[str, Any]], cause: str, stderr: str) -> StepError:
+def has_stalled(ended: tuple[int | None, str]) -> bool:
+    """Whether a connection that never said hello had gone silent: ssh still waits, or gave up for that reason."""
+    returncode, stderr = ended
+    return returncode is None or any(sign in stderr for sign in _STALLED)
+
+
+def explain_lost(
+    name: str, said: Sequence[dict[str, Any]], cause: str, stderr: str, begun: str = "sending the job"
+) -> StepError:
     """The error for a connection that was lost, from what the agent and ssh said before."""
     steps = [message["at"][1] for message in said if "at" in message]
-    step = steps[-1] if steps else "sending the job"
+    step = steps[-1] if steps else begun
     detail = "; ".join([cause, *stderr.strip().splitlines()[-1:]])
     return StepError(
         where=name,
         expected="a connection that lasts as long as the job",
         found=f"{Verdict.TRANSPORT.value} while {step}: {detail}",
         todo="see that the board and the network are up, and try again",
+    )
+
+
+def explain_garbled(name: str, error: Exception) -> StepError:
+    """The error for an answer that no agent of ours gives."""
+    return StepError(
+        where=name,
+        expected="an answer of the agent that was sent there",
+        found=f"{Verdict.TRANSPORT.value} while reading it: {type(error).__name__}: {error}",
+        todo="see that nothing on the board changes what is sent, and try again",
     )
 
 

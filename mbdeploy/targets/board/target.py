@@ -6,24 +6,35 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mbdeploy.errors import UnavailableError
+from mbdeploy.errors import MbdeployError, UnavailableError
 from mbdeploy.isolate import Progress
 from mbdeploy.targets.board import reasons
 from mbdeploy.targets.board.connection import Connection, connecting
 from mbdeploy.targets.board.far import DamagedError, LostError
-from mbdeploy.targets.job import Job
+from mbdeploy.targets.board.packages import FarPackages, check_packages, check_present, list_needed
+from mbdeploy.targets.job import Answer, Job
 from mbdeploy.targets.process import ENVIRONMENT, ProcessTarget, take_message
 from mbdeploy.watch import Ended
 
-#: Where the board's Python is, relative to the home directory there; else it is python3 on the search path.
-OWN_PYTHON = ".mbdeploy/bin/python3"
-_HELLO_S = 30.0
+#: With what follows it (the wait for ssh to end) less than 20 s.
+_HELLO_S = 15.0
 _RESULTS = re.compile(r"result\.json|out_[0-9]{1,6}_[0-9]{1,6}\.npy")
-_LOST = (LostError, DamagedError, msgspec.ValidationError)
+_LOST = (LostError, DamagedError, msgspec.DecodeError)
+#: What reading an answer of another form than the agent's runs into.
+_GARBLED = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    msgspec.MsgspecError,
+)
 
 
 class FarHello(msgspec.Struct, frozen=True):
@@ -50,9 +61,10 @@ class FarWords(msgspec.Struct, frozen=True):
     held: str | None = None
     busy: str | None = None
     cooling: float | None = None
+    packages: FarPackages | None = None
     ready: bool = False
     file: str | None = None
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0)] = 0
     failed: str | None = None
     kind: Literal["", "OUTPUT", "TRANSPORT"] = ""
     ended: FarEnded | None = None
@@ -84,10 +96,12 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                     hello = msgspec.convert(connection.greet(_HELLO_S), FarHello)
                 except _LOST as error:
                     ended = connection.read_end()
+                    if reasons.has_stalled(ended):
+                        raise reasons.explain_lost(self.name, [], str(error), ended[1], "connecting") from error
                     raise reasons.explain_unreachable(self.name, self.login, self.key, ended, str(error)) from error
                 self._check_board(job, hello)
                 try:
-                    return self._converse(connection, job, place, said, on_progress)
+                    return self._converse(connection, job, hello, place, said, on_progress)
                 except _LOST as error:
                     _, stderr = connection.read_end()
                     raise reasons.explain_lost(self.name, said, str(error), stderr) from error
@@ -96,12 +110,31 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                 where=self.name, expected="ssh on the search path", found="none", todo="install OpenSSH's client"
             ) from error
 
+    def _read_answer(self, job: Job, place: Path) -> Answer:
+        try:
+            return super()._read_answer(job, place)
+        except _GARBLED as error:
+            raise reasons.explain_garbled(self.name, error) from error
+
+    def _explain(self, job: Job, ended: Ended, told: dict[str, Any]) -> MbdeployError:
+        try:
+            return super()._explain(job, ended, told)
+        except _GARBLED as error:
+            return reasons.explain_garbled(self.name, error)
+
     def _converse(
-        self, connection: Connection, job: Job, place: Path, said: list[dict[str, Any]], on_progress: Progress
+        self,
+        connection: Connection,
+        job: Job,
+        hello: FarHello,
+        place: Path,
+        said: list[dict[str, Any]],
+        on_progress: Progress,
     ) -> Ended:
         connection.say(
             lock="alone" if job.kind in ("bench", "memory", "profile") else "shared",
             environment=ENVIRONMENT,
+            packages=list(list_needed(job)),
             wall_s=job.wall_s,
             wait_s=self.wait_s,
             cool_c=self.cool_c,
@@ -117,6 +150,8 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                 on_progress(f"waiting for {self.name}, which is held by {words.held}", 0, 0)
             elif words.cooling is not None:
                 on_progress(f"waiting for {self.name} to cool down", 0, 0)
+            elif words.packages is not None:
+                check_packages(job, words.packages, name=self.name, login=self.login, python=hello.python)
             elif words.ready:
                 _send_files(connection, place)
             elif words.file is not None:
@@ -144,18 +179,7 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                 found=f"a board that is {hello.machine}",
                 todo="choose another board, or ask for cpu",
             )
-        needed = sorted({"numpy", *({session.runtime for session in job.sessions} or {"onnxruntime"})})
-        missing = [name for name in needed if name not in hello.modules]
-        if missing:
-            install = f"~/{OWN_PYTHON} -m pip install {' '.join(needed)}"
-            if not hello.python.endswith(OWN_PYTHON):
-                install = f"python3 -m venv ~/.mbdeploy && {install}"
-            raise UnavailableError(
-                where=self.name,
-                expected=f"{' and '.join(missing)} for {hello.python} there",
-                found="no such package",
-                todo=f"run `ssh {self.login} '{install}'`",
-            )
+        check_present(job, hello.modules, name=self.name, login=self.login, python=hello.python)
 
 
 def _send_files(connection: Connection, place: Path) -> None:
@@ -167,7 +191,10 @@ def _send_files(connection: Connection, place: Path) -> None:
 def _note_heat(path: Path, heat: dict[str, Any]) -> None:
     """Add what the board said of its temperature and frequency to the settings of each session that was measured."""
     if heat and path.is_file():
-        result = json.loads(path.read_text(encoding="utf-8"))
-        for session in result["sessions"]:
-            session["settings"]["board"] = heat
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            for session in result["sessions"]:
+                session["settings"]["board"] = heat
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            raise LostError("its result is none of the agent's") from error
         path.write_text(json.dumps(result), encoding="utf-8")
