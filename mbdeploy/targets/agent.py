@@ -408,7 +408,7 @@ def probe(job: Job) -> list[Job]:
 
 def infer(job: Job) -> list[Job]:
     """Every session over all images: one session in memory at a time, outputs written batch by batch."""
-    images = np.load("input.npy", mmap_mode="r")
+    images = load_images(mapped=True)
     job = {**job, "batch_size": min(job["batch_size"], len(images))}
     results = []
     for index in range(len(job["sessions"])):
@@ -446,7 +446,7 @@ def infer_images(session: Any, images: Array, batch_size: int, index: int, of: i
 
 def bench(job: Job) -> list[Job]:
     """All sessions by turns on the same inputs: load, first run, warm-up, then rounds until there are enough."""
-    images = np.load("input.npy")
+    images = load_images()
     batches = cut_batches(images, job["batch_size"])
     results: list[Job] = []
     sessions: list[Any] = []
@@ -488,7 +488,7 @@ def bench(job: Job) -> list[Job]:
 
 def profile(job: Job) -> list[Job]:
     """All sessions by turns, as in ``bench``, with the time of each node; writing it down slows each run a little."""
-    batches = cut_batches(np.load("input.npy"), job["batch_size"])
+    batches = cut_batches(load_images(), job["batch_size"])
     sessions = [open_session(job, index, record=True) for index in range(len(job["sessions"]))]
     for session in sessions:
         if not isinstance(session, OnnxRuntime):
@@ -584,6 +584,17 @@ def measure(times: Times, job: Job) -> None:
             say(progress=["measuring", times.rounds, total])
 
 
+def load_images(mapped: bool = False) -> Array:
+    """The images in input.npy; a map is made of what is there, so nothing is allocated on the word of its header."""
+    try:
+        images = np.load("input.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RefusedError("rejected", f"input.npy cannot be read: {first_line(error)}") from error
+    if images.ndim != 4 or images.dtype != np.float32:
+        raise RefusedError("rejected", f"input.npy holds {images.dtype} {images.shape}, and not images as float32")
+    return images if mapped else np.array(images)
+
+
 def cut_batches(images: Array, size: int) -> list[Array]:
     """Consecutive batches of exactly ``size`` images; too few images are repeated."""
     if len(images) < size:
@@ -594,7 +605,7 @@ def cut_batches(images: Array, size: int) -> list[Array]:
 def memory(job: Job) -> list[Job]:
     """Peak resident memory of this process: runtime and input there, model loaded, one inference done."""
     IMPORTS[job["sessions"][0]["runtime"]]()
-    images = np.load("input.npy")
+    images = load_images()
     base = read_peak_bytes()
     session = open_session(job, 0)
     loaded = read_peak_bytes()

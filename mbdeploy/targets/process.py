@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mbdeploy.errors import MbdeployError, StepError, UnavailableError, UsageError
 from mbdeploy.isolate import Progress, Verdict, describe_ended, ignore_progress, judge_ended
+from mbdeploy.preflight.arrays import map_array
+from mbdeploy.preflight.refusing import refusing_data
 from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
@@ -148,13 +148,9 @@ def _read_ran(place: Path, index: int, pair: tuple[Session, dict[str, Any]], fac
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     if "placement" in fields:
         fields["placement"] = msgspec.convert(fields["placement"], Placement)
-    outputs = tuple(_map_array(place / f"out_{index}_{k}.npy") for k in range(len(plain.get("output_names", []))))
+    with refusing_data("outputs of the model", "see `mbdeploy doctor`"):
+        outputs = tuple(map_array(place / f"out_{index}_{k}.npy") for k in range(len(plain.get("output_names", []))))
     return Ran(**fields, outputs=outputs)
-
-
-def _map_array(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
 
 
 def _add_stderr(cause: str, ended: Ended) -> str:
