@@ -30,6 +30,7 @@ _VARIANTS = ("fp32.onnx", "simplified.onnx", "int8.onnx")
 _GOLDEN = "golden.npz"
 _MANIFEST = "manifest.json"
 _SBOM = "sbom.cdx.json"
+_LONGEST_MANIFEST = 16 << 20
 #: Files of our own and the names that they have in a bundle.
 _PROGRAMS = {"agent.py": "agent.py", "verify.py": "bundle_verify.py"}
 _README = """This folder checks itself: `python agent.py verify` needs Python >= 3.9, numpy and onnxruntime.
@@ -137,20 +138,28 @@ def opening_bundle(path: Path) -> Iterator[Opened]:
         if len(places) != 1:
             raise _refuse(path, f"{len(places)} of these")
         folder = places[0].parent
+        if (size := places[0].stat().st_size) > _LONGEST_MANIFEST:
+            raise _refuse(path, f"{_MANIFEST} of {size} bytes")
         try:
             manifest = decode_json(places[0].read_bytes(), _Manifest, strict=False)
             models = [str(model["file"]) for model in manifest.models]
         except (msgspec.MsgspecError, KeyError) as error:
             raise _refuse(path, str(error)) from error
         for name in (*models, manifest.golden, *manifest.files):
-            inside = folder.joinpath(name).resolve().is_relative_to(folder.resolve())
-            if not inside or name not in manifest.files or not (folder / name).is_file():
+            if name not in manifest.files or not _is_inside(folder, name):
                 raise _refuse(path, f"{name!r} missing in the bundle")
             if artifact.digest_file(folder / name) != manifest.files[name]:
                 raise _refuse(path, f"{name!r}, which is not the file that was bundled")
         yield Opened(
             models=tuple(folder / name for name in models), golden=folder / manifest.golden, budgets=manifest.budgets
         )
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    try:
+        return folder.joinpath(name).resolve().is_relative_to(folder.resolve()) and (folder / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _describe(subject: Subject, budgets: Budgets) -> dict[str, Any]:
