@@ -24,6 +24,7 @@ from mbdeploy.stages.bundle_archive import Content, find_ending, pack, unpack
 from mbdeploy.stages.parity import GATES
 from mbdeploy.stages.reference import load_reference
 from mbdeploy.stages.subject import Subject, read_subjects
+from mbdeploy.targets.opsets import find_refusing
 from mbdeploy.targets.providers import PROVIDERS, list_wheels
 
 _VARIANTS = ("fp32.onnx", "simplified.onnx", "int8.onnx")
@@ -167,6 +168,7 @@ def _describe(subject: Subject, budgets: Budgets) -> dict[str, Any]:
     return {
         "file": subject.path.name,
         "kind": subject.kind,
+        "refusing": find_refusing(subject.opset, subject.ir_version),
         "output_scales": subject.output_scales,
         "gates": [(metric, comparison, getattr(budgets, key)) for metric, comparison, key in GATES[subject.kind]],
         "exact_gap_db": budgets.int8_exact_gap_db if subject.kind == "int8" else None,

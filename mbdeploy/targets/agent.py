@@ -62,8 +62,8 @@ POWERCAP, HWMON, ENERGY_S = "/sys/class/powercap", "/sys/class/hwmon", 1.0
 
 
 class RefusedError(Exception):
-    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine), "usage" (these options) or
-    "simulated" (times of what only simulates a device)."""
+    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine), "outdated" (by this version of
+    the runtime), "usage" (these options) or "simulated" (times of what only simulates a device)."""
 
     def __init__(self, kind: str, cause: str) -> None:
         super().__init__(cause)
@@ -83,6 +83,8 @@ class OnnxRuntime:
     def __init__(self, spec: Job, record: bool) -> None:
         ort = import_onnxruntime()
         self._ort = ort
+        if is_outdated(ort.__version__, spec.get("refusing")):
+            raise RefusedError("outdated", f"onnxruntime {ort.__version__} takes no model of its opset or IR version")
         self.provider: str = spec["provider"]
         self._allow_fallback: bool = spec["allow_fallback"]
         self._devices = find_devices(ort, self.provider)
@@ -312,6 +314,12 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise RefusedError("unavailable", f"onnxruntime cannot be imported: {first_line(error)}") from error
     return onnxruntime
+
+
+def is_outdated(version: str, refusing: Any) -> bool:
+    """Whether this is ``refusing``, the newest (major, minor) that is known not to take a model, or an older one."""
+    parts = version.split(".")[:2]
+    return bool(refusing) and all(part.isdigit() for part in parts) and [int(part) for part in parts] <= list(refusing)
 
 
 def find_devices(ort: Any, provider: str) -> list[Any]:
@@ -690,6 +698,7 @@ def read_facts(job: Job) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **read_versions(job["distributions"])},
         "providers": providers,
         "broken": broken,
+        "onnxruntime": getattr(ort, "__version__", ""),
         "cuda": read_cuda(ort) if "CUDAExecutionProvider" in providers else {},
         "nvidia_devices": sorted(glob.glob("/dev/nvidia[0-9]*")),
         "nvidia_driver": can_load("libcuda.so.1"),

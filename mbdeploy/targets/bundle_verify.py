@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 CPU = "CPUExecutionProvider"
 BAD_INPUT, UNAVAILABLE = 2, 3
 #: What the agent says of a refusal -> the exit code.
-REFUSALS = {"unavailable": UNAVAILABLE, "rejected": BAD_INPUT, "usage": BAD_INPUT}
+REFUSALS = {"unavailable": UNAVAILABLE, "outdated": UNAVAILABLE, "rejected": BAD_INPUT, "usage": BAD_INPUT}
 VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 BLOCK_ELEMENTS = 1 << 20
 LIMIT_S = 3600
@@ -271,6 +271,7 @@ def plan_job(manifest: dict[str, Any], folder: Path, threads: int, *ways: dict[s
                 "threads": threads,
                 "arena": True,
                 "allow_fallback": False,
+                "refusing": model.get("refusing"),
             }
             for way in ways
             for model in manifest["models"]

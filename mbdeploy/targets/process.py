@@ -17,6 +17,7 @@ from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
 from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times, refuse_times
+from mbdeploy.targets.opsets import explain_outdated
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
 from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
@@ -56,7 +57,8 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             UsageError: times were asked for under emulation, or options that the runtime does not know.
-            UnavailableError: a provider that is not here or takes no node, or a command that does not start.
+            UnavailableError: a provider that is not here or takes no node, a runtime that is too old for a model, or a
+                command that does not start.
             StepError: a model that the runtime refuses, or that crashes, hangs or exhausts it.
             OutputError: no room for the job's files.
         """
@@ -109,6 +111,10 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             wanted = session.provider if session else "ONNX Runtime"
             found, todo = explain_absence(wanted, told["facts"], _add_stderr(told["cause"], ended))
             return UnavailableError(where=self.name, expected=wanted, found=found, todo=todo)
+        if told.get("refused") == "outdated" and session:
+            outdated = explain_outdated(session, told["facts"]["onnxruntime"], self.name)
+            if outdated is not None:
+                return outdated
         if told.get("refused") == "usage" and session:
             return UsageError(
                 where=session.provider,
