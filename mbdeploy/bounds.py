@@ -15,9 +15,10 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     """Limits on a foreign file; each is the option of its name.
 
     ``max_file_size`` (bytes) holds for a file and for all that it points to, unpacked; ``max_memory`` (bytes) for any
-    one tensor and for all weights as the file declares them; ``max_nodes`` for the operators after functions are
-    expanded; ``max_window`` for kernels, strides, dilations, paddings and factors; ``max_trips`` for the trips of
-    loops, those of nested loops multiplied; ``max_time`` (seconds) for one native step, where its own limit is longer.
+    one tensor, for all weights as the file declares them, and for what is read at once of an array file; ``max_nodes``
+    for operators after functions are expanded; ``max_window`` for kernels, strides, dilations, paddings and factors;
+    ``max_trips`` for the trips of loops, those of nested loops multiplied; ``max_time`` (seconds) for one native step,
+    where its own limit is longer.
     """
 
     max_file_size: int = 8 << 30

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mbdeploy.bounds import current_bounds, name_option
 from mbdeploy.errors import DataError
+from mbdeploy.preflight.arrays import opening_arrays
+from mbdeploy.preflight.refusing import refusing_data, show_bytes
 
+_WHAT = "a golden.npz"
 _TODO = "make it again with `mbdeploy export --force`, or give another file with --golden"
 
 
@@ -37,19 +37,24 @@ def read_golden(path: Path) -> Golden:
     """Read golden.npz, without unpickling anything, and check it.
 
     Raises:
-        DataError: missing, not an npz, without images or outputs, of unlike lengths, not finite.
+        DataError: missing, not an npz, more than ``max_memory`` (:mod:`mbdeploy.bounds`), without images or outputs,
+            of unlike lengths, not finite.
     """
-    with _refusing(path), path.open("rb") as stream:
-        file = np.load(stream, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise ValueError("a single array")
-        count = sum(1 for name in file.files if name.startswith("output_") and name != "output_names")
-        golden = Golden(
-            input=file["input"],
-            outputs=tuple(file[f"output_{index}"] for index in range(count)),
-            output_names=tuple(file["output_names"].tolist()),
-            names=tuple(file["names"].tolist()),
-        )
+    try:
+        with refusing_data(_WHAT, _TODO), opening_arrays(path) as arrays:
+            count = sum(name.startswith("output_") and name != "output_names" for name in arrays.names)
+            wanted = ("input", "output_names", "names", *(f"output_{index}" for index in range(count)))
+            images, output_names, names, *outputs = arrays.read(*wanted)
+            golden = Golden(
+                input=images,
+                outputs=tuple(outputs),
+                output_names=tuple(output_names.tolist()),
+                names=tuple(names.tolist()),
+            )
+    except KeyError as error:
+        raise _refuse(path, "the arrays input, output_0, names and output_names", str(error.args[0])) from error
+    except TypeError as error:
+        raise _refuse(path, _WHAT, f"names that are no lists ({error})") from error
     _check(golden, path)
     return golden
 
@@ -104,6 +109,10 @@ def _check(golden: Golden, path: Path) -> None:
     if not golden.outputs or len(golden.outputs) != len(golden.output_names):
         found = f"{len(golden.outputs)} outputs and {len(golden.output_names)} names"
         raise _refuse(path, "outputs, each with its name", found)
+    total, most = sum(array.nbytes for array in (golden.input, *golden.outputs)), current_bounds().max_memory
+    if total > most:
+        todo = f"take fewer images, or raise {name_option('max_memory')}"
+        raise DataError(where=path, expected=f"at most {show_bytes(most)} bytes", found=show_bytes(total), todo=todo)
     _check_values(golden.input, "input", path)
     for name, output in zip(golden.output_names, golden.outputs, strict=True):
         if output.ndim < 1 or len(output) != count or output.dtype != np.float32:
@@ -115,18 +124,6 @@ def _check_values(values: NDArray[np.float32], what: str, path: Path) -> None:
     if values.size == 0 or not np.isfinite(values).all():
         found = "none" if values.size == 0 else f"{np.count_nonzero(~np.isfinite(values))} that are NaN or infinite"
         raise _refuse(path, f"finite values in {what}", found)
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise _refuse(path, "the arrays input, output_0, names and output_names", str(error.args[0])) from error
-    except OSError as error:
-        raise _refuse(path, "a golden.npz", (error.strerror or str(error)).lower()) from error
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise _refuse(path, "a golden.npz", f"a file that is none ({error})") from error
 
 
 def _refuse(path: Path, expected: str, found: str) -> DataError:

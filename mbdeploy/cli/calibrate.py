@@ -22,6 +22,7 @@ from mbdeploy.cli.screen import Screen
 @options.preprocess
 @options.threads
 @options.seed
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

@@ -16,6 +16,7 @@ from mbdeploy.results import SCHEMA_VERSION
 @click.argument("card", metavar="[CARD]", default="efficientnet_lite0")
 @options.output_folder
 @options.threads
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

@@ -34,6 +34,7 @@ _MAKING = ("output", "ci", "name", "preprocess", "input_shape", "calibration", "
 @click.option("--with-latency", is_flag=True, default=None, help="Bound INT8 time too: it holds for this host alone.")
 @options.trust
 @click.option("--force", is_flag=True, default=None, help="Overwrite what is there.")
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

@@ -208,7 +208,7 @@ def _limit(name: str, kind: Any, shown: str, text: str) -> Option[Any]:
 #: What a file from outside may ask for: mbdeploy.bounds, whose fields have these names.
 limits = take_options(
     _limit("--max-file-size", _Size(), "8GiB", "Largest file, with all that it points to."),
-    _limit("--max-memory", _Size(), "2GiB", "Largest tensor, and all weights."),
+    _limit("--max-memory", _Size(), "2GiB", "Largest tensor, all weights, arrays read at once."),
     _limit("--max-nodes", click.IntRange(1, 10**9), "100000", "Most operators, functions expanded."),
     _limit("--max-window", click.IntRange(1, 2**31 - 1), "4096", "Largest kernel, stride, padding or factor."),
     _limit("--max-trips", click.IntRange(1, 2**62), "10000", "Most trips of loops."),

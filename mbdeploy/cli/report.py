@@ -24,6 +24,7 @@ FORMATS = ("table", "md", "json", "html")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show it."
 )
+@options.limits
 @options.words
 @click.pass_obj
 def command(screen: Screen, /, outs: tuple[str, ...], output: Path | None, form: str) -> None:

@@ -29,6 +29,7 @@ STAGES = ("export", "simplify", "quantize", "verify", "bench", "report")
 @options.min_duration
 @options.seed
 @options.trust
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

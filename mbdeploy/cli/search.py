@@ -42,6 +42,7 @@ from mbdeploy.cli.screen import Screen
 @click.option("--dry-run", is_flag=True, default=None, help="Only show the plan.")
 @options.sharing
 @options.seed
+@options.limits
 @options.table_format
 @options.words
 @click.pass_obj

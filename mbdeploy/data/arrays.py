@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mbdeploy.bounds import current_bounds
 from mbdeploy.card import Preprocess
-from mbdeploy.data.samples import Sample, unreadable
-from mbdeploy.errors import DataError
+from mbdeploy.data.samples import Sample
+from mbdeploy.errors import DataError, ModelError
+from mbdeploy.preflight.arrays import Arrays, Header, opening_array, opening_arrays
+from mbdeploy.preflight.refusing import refuse_more, refusing_data, show_bytes
 
 # A float pipeline with bicubic resizing overshoots black and white; a forgotten mean or std does more.
 _OVERSHOOT = 0.25
 _NARROWEST = 0.02
 _LAYOUT = "one float32 array (n, channels, height, width), C order, under `inputs` or alone"
 _TODO_LAYOUT = "save it with np.savez(path, inputs=np.ascontiguousarray(batch, np.float32))"
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_TODO_LABELS = "save them with np.savez(path, inputs=..., labels=...)"
+#: What a row of an array takes in memory as a sample, however small it is.
+_SAMPLE_BYTES = 256
 
 
 class Rows(msgspec.Struct, frozen=True, eq=False):
     """An open array file: its shape (n, c, h, w) and the stream, whose first row starts at ``offset``."""
 
     shape: tuple[int, int, int, int]
-    stream: BinaryIO
+    stream: IO[bytes]
     offset: int
 
 
@@ -39,11 +41,17 @@ def list_rows(path: Path, *, labelled: bool) -> tuple[Sample, ...]:
     """One sample a row of an ``.npz`` or ``.npy`` file; the rows themselves are not read yet.
 
     Raises:
-        DataError: no array of the right kind, no rows, a file shorter than its header says, and, if
-            ``labelled``, no integer array ``labels`` of the same length.
+        DataError: no array of the right kind, no rows, a file shorter than its header says, rows that would take more
+            than ``max_memory`` (:mod:`mbdeploy.bounds`), and, if ``labelled``, no integer array ``labels`` of the same
+            length.
     """
+    bounds = current_bounds()
     with open_rows(path) as rows:
         count = rows.shape[0]
+    with refusing_data(_LAYOUT):
+        for what, size in (("a row", 4 * math.prod(rows.shape[1:])), (f"{count} rows", _SAMPLE_BYTES * count)):
+            if size > bounds.max_memory:
+                raise refuse_more(path, bounds, "max_memory", f"bytes for {what}", show_bytes(size))
     labels = _read_labels(path, count) if labelled else [None] * count
     return tuple(
         Sample(name=f"{path.name}[{row:07d}]", path=str(path), row=row, label=label) for row, label in enumerate(labels)
@@ -65,23 +73,13 @@ def iter_rows(path: str, rows: Iterable[int]) -> Iterator[NDArray[np.float32]]:
 @contextlib.contextmanager
 def open_rows(path: Path) -> Iterator[Rows]:
     """Open an array file and check its header; every failure to read it becomes a DataError."""
-    try:
-        with contextlib.ExitStack() as stack:
-            if path.suffix.lower() == ".npz":
-                archive = stack.enter_context(zipfile.ZipFile(path))
-                key = _choose_key(path, archive)
-                stream = cast(BinaryIO, stack.enter_context(archive.open(key)))
-                size_bytes = archive.getinfo(key).file_size
-            else:
-                stream = stack.enter_context(path.open("rb"))
-                size_bytes = os.fstat(stream.fileno()).st_size
-            yield _read_header(path, stream, size_bytes)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # zipfile and NumPy's header parser raise nearly anything on damaged bytes
-        raise _bad(path, f"{type(error).__name__}: {error}", "write the file anew") from error
+    with refusing_data(_LAYOUT, "write the file anew"):
+        if path.suffix.lower() == ".npz":
+            with opening_arrays(path) as arrays, arrays.open(_choose_name(path, arrays)) as (header, stream):
+                yield _choose_rows(path, header, stream)
+        else:
+            with opening_array(path) as (header, stream):
+                yield _choose_rows(path, header, stream)
 
 
 class RangeCheck:
@@ -141,50 +139,40 @@ class RangeCheck:
                 raise _bad_range(where, found, least, most)
 
 
-def _read_header(path: Path, stream: BinaryIO, size_bytes: int) -> Rows:
-    version = np.lib.format.read_magic(stream)
-    if version not in _HEADERS:
-        raise _bad(path, f"array format {version}", _TODO_LAYOUT)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy warns of headers that Python 2 wrote, and reads them
-        shape, fortran, dtype = _HEADERS[version](stream)
-    if dtype != np.dtype("<f4") or fortran or len(shape) != 4 or 0 in shape:
-        order = ", Fortran order" if fortran else ""
-        raise _bad(path, f"shape {shape}, dtype {dtype}{order}", _TODO_LAYOUT)
-    offset = stream.tell()
-    if size_bytes - offset != 4 * math.prod(shape):
-        found = f"{size_bytes - offset} bytes of data where shape {shape} needs {4 * math.prod(shape)}"
-        raise _bad(path, found, "write the file anew")
-    return Rows(shape, stream, offset)
+def _choose_rows(path: Path, header: Header, stream: IO[bytes]) -> Rows:
+    shape = header.shape
+    if header.dtype != np.dtype("<f4") or header.fortran or len(shape) != 4 or 0 in shape:
+        order = ", Fortran order" if header.fortran else ""
+        raise _bad(path, f"shape {shape}, dtype {header.dtype}{order}", _TODO_LAYOUT)
+    return Rows(shape, stream, header.offset)
 
 
-def _choose_key(path: Path, archive: zipfile.ZipFile) -> str:
-    keys = [name for name in archive.namelist() if name != "labels.npy"]
-    if "inputs.npy" in keys:
-        return "inputs.npy"
-    if len(keys) != 1:
-        names = ", ".join(name.removesuffix(".npy") for name in keys) or "none"
-        raise _bad(path, f"arrays: {names}", _TODO_LAYOUT)
-    return keys[0]
+def _choose_name(path: Path, arrays: Arrays) -> str:
+    names = [name for name in arrays.names if name != "labels"]
+    if "inputs" in names:
+        return "inputs"
+    if len(names) != 1:
+        raise _bad(path, f"arrays: {', '.join(names) or 'none'}", _TODO_LAYOUT)
+    return names[0]
 
 
 def _read_labels(path: Path, count: int) -> list[int]:
-    todo = "save them with np.savez(path, inputs=..., labels=...)"
     labels = None
     if path.suffix.lower() == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                labels = archive["labels"] if "labels" in archive.files else None
-        except Exception as error:
-            raise _bad(path, f"labels that cannot be read ({error})", todo) from error
+            with opening_arrays(path) as arrays:
+                labels = arrays.read("labels")[0] if "labels" in arrays.names else None
+        except ModelError as error:
+            found = f"labels that cannot be read ({error.found})"
+            raise DataError(where=path, expected="an array `labels`", found=found, todo=error.todo) from error
     if labels is None:
-        raise DataError(where=path, expected="an array `labels`", found="no labels", todo=todo)
+        raise DataError(where=path, expected="an array `labels`", found="no labels", todo=_TODO_LABELS)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise DataError(
             where=path,
             expected=f"`labels` of shape ({count},) and an integer type",
             found=f"shape {labels.shape}, dtype {labels.dtype}",
-            todo=todo,
+            todo=_TODO_LABELS,
         )
     return [int(label) for label in labels]
 

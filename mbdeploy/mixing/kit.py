@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import copy_model, load_model, save_model
+from mbdeploy.preflight.arrays import opening_arrays
 from mbdeploy.quant import qdq
 from mbdeploy.quant.layers import spread_scales
 from mbdeploy.quant.ranges import ActivationScale
@@ -137,8 +138,9 @@ def write_kit(folder: Path, kit: Kit) -> None:
 def read_kit(folder: Path) -> Kit:
     """The kit that ``write_kit`` left there."""
     plain = msgspec.json.decode((folder / "kit.json").read_bytes())
-    with np.load(folder / "weights.npz", allow_pickle=False) as arrays:
-        weights = {name: arrays[f"arr_{index}"] for index, name in enumerate(plain["weights"])}
+    with opening_arrays(folder / "weights.npz") as arrays:
+        values = arrays.read(*(f"arr_{index}" for index in range(len(plain["weights"]))))
+        weights = dict(zip(plain["weights"], values, strict=True))
     return Kit(
         floats=load_model(folder / "floats.onnx"),
         settled=load_model(folder / "settled.onnx"),

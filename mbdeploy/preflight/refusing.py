@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 from mbdeploy.bounds import Bounds, name_option
-from mbdeploy.errors import ModelError
+from mbdeploy.errors import DataError, ModelError
 
 _TODO = "do not use this file unless you know who made it and why it is so"
 _SHOWN = 80
@@ -25,6 +27,24 @@ def refuse_more(where: object, bounds: Bounds, limit: str, what: str, found: str
         found=found,
         todo=f"raise {name_option(limit)} if you know why it is so",
     )
+
+
+@contextlib.contextmanager
+def refusing_data(what: str, todo: str = _TODO) -> Iterator[None]:
+    """What preflight refuses within is no model but ``what``, and ``todo`` is what helps where it knows nothing better.
+
+    Raises:
+        DataError: in place of the ModelError.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise DataError(
+            where=error.where,
+            expected=what,
+            found=f"{error.found}, not {error.expected}",
+            todo=todo if error.todo == _TODO else error.todo,
+        ) from error
 
 
 def show_number(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,20 +29,35 @@ _MULTIPLYING = frozenset(
 def check_weights(places: Places, path: Path) -> None:
     """Refuse floats that are NaN, and infinite ones that feed a layer; external ones are read in blocks.
 
+    Rules: 1. tensors wherever they are, sparse ones by their values, and the plain floats of Constant nodes. 2. What a
+    Constant holds is known by its output: its tensor can have another name, or none.
+
     Raises:
         ModelError: with the tensor's name.
     """
     multiplied = {name for node in places.nodes if node.op_type in _MULTIPLYING for name in node.input}
-    for tensor in places.tensors:
-        if tensor.data_type not in _RAW and tensor.data_type != _BFLOAT16:
+    tensors = [(tensor.name, tensor) for tensor in (*places.tensors, *(item.values for item in places.sparse))]
+    for node in places.nodes:
+        if node.op_type != "Constant" or not node.output:
             continue
-        for values in _iter_values(tensor, path):
-            with np.errstate(all="ignore"):
-                if np.isfinite(values).all():
-                    continue
-                found = "NaN" if np.isnan(values).any() else "infinity" if tensor.name in multiplied else ""
-            if found:
-                raise _refuse_weight(path, found, tensor.name)
+        for item in node.attribute:
+            if item.name in ("value_float", "value_floats"):
+                _check_values(np.array([item.f, *item.floats], np.float32), node.output[0], multiplied, path)
+            elif item.name in ("value", "sparse_value") and node.output[0] in multiplied:  # 2.
+                tensors.append((node.output[0], item.t if item.name == "value" else item.sparse_tensor.values))
+    for name, tensor in tensors:
+        if tensor.data_type in _RAW or tensor.data_type == _BFLOAT16:
+            for values in _iter_values(tensor, path):
+                _check_values(values, name, multiplied, path)
+
+
+def _check_values(values: NDArray[Any], name: str, multiplied: Collection[str], path: Path) -> None:
+    with np.errstate(all="ignore"):
+        if np.isfinite(values).all():
+            return
+        found = "NaN" if np.isnan(values).any() else "infinity" if name in multiplied else ""
+    if found:
+        raise _refuse_weight(path, found, name)
 
 
 def _iter_values(tensor: Any, path: Path) -> Iterable[NDArray[Any]]:

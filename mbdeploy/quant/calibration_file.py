@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mbdeploy.bounds import current_bounds
 from mbdeploy.errors import DataError, ModelError
+from mbdeploy.preflight.arrays import opening_arrays
+from mbdeploy.preflight.refusing import refusing_data
 from mbdeploy.quant.calibrate import Observations
 from mbdeploy.quant.ranges import Range
 
 #: Images are observed in so many groups, by the key of their content: what differs between groups is chance.
 GROUPS = 8
 _SCHEMA = 1
+_GROWTH = 16  # what JSON becomes in memory
+_WHAT = "a calibration file that `mbdeploy calibrate` wrote"
+_TODO = "make it again with `mbdeploy calibrate`"
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,33 +110,36 @@ def load_seen(path: Path) -> Seen:
     """Read what ``save_seen`` wrote.
 
     Raises:
-        DataError: not such a file.
+        DataError: not such a file, or one of more than ``max_memory`` (:mod:`mbdeploy.bounds`).
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            about = json.loads(arrays["about"].tobytes())
-            identity = msgspec.convert(about["identity"], Identity)
-            if identity.schema_version != _SCHEMA:
-                raise ValueError(f"schema version {identity.schema_version}")
-            seen = make_seen(identity, {int(key): str(name) for key, name in about["names"]})
-            for number, group in enumerate(seen.groups):
-                _fill_group(group, number, arrays, identity)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        with refusing_data(_WHAT, _TODO), opening_arrays(path) as opened:
+            arrays = dict(zip(opened.names, opened.read(*opened.names), strict=True))
+        if arrays["about"].nbytes > current_bounds().max_memory // _GROWTH:
+            raise ValueError(f"{arrays['about'].nbytes} bytes of names")
+        about = json.loads(arrays["about"].tobytes())
+        identity = msgspec.convert(about["identity"], Identity)
+        if identity.schema_version != _SCHEMA:
+            raise ValueError(f"schema version {identity.schema_version}")
+        seen = make_seen(identity, {int(key): str(name) for key, name in about["names"]})
+        for number, group in enumerate(seen.groups):
+            _fill_group(group, number, arrays, identity)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             where=path,
-            expected="a calibration file that `mbdeploy calibrate` wrote",
+            expected=_WHAT,
             found=str(error).splitlines()[0] or type(error).__name__,
-            todo="make it again with `mbdeploy calibrate`",
+            todo=_TODO,
         ) from error
     return seen
 
 
-def _fill_group(group: Observations, number: int, arrays: Any, identity: Identity) -> None:
+def _fill_group(group: Observations, number: int, arrays: Mapping[str, Any], identity: Identity) -> None:
     for name, (low, high) in zip(identity.tensors, arrays[f"range_{number}"].tolist(), strict=True):
         group.ranges.low[name], group.ranges.high[name] = low, high
     group.means.images = int(arrays[f"images_{number}"])
     prefix = f"means_{number}/"
-    group.means.sums = {name[len(prefix) :]: arrays[name] for name in arrays.files if name.startswith(prefix)}
+    group.means.sums = {name[len(prefix) :]: values for name, values in arrays.items() if name.startswith(prefix)}
     if group.histograms is not None:
         counts, exponents = arrays[f"counts_{number}"], arrays[f"exponents_{number}"].tolist()
         group.histograms.counts = dict(zip(identity.tensors, counts, strict=True))

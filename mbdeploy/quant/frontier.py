@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from mbdeploy.preflight.arrays import read_array
 from mbdeploy.quant.running import Batch, open_session, run_session
 from mbdeploy.quant.segments import build_segment, cut_at_layers
 
@@ -49,7 +50,7 @@ class Frontier:
         segment = self._segments[self._done]
         session = None
         for image in range(self.images if segment.outputs else 0):
-            inputs = {name: np.load(self._name_file(name, image)) for name in segment.inputs}
+            inputs = {name: read_array(self._name_file(name, image)) for name in segment.inputs}
             if session is None:
                 session = open_session(build_segment(self._model, segment, inputs), self._threads)
             for name, value in zip(segment.outputs, run_session(session, segment.outputs, inputs), strict=True):
@@ -64,8 +65,7 @@ class Frontier:
     def read_input(self, layer: str, image: int) -> NDArray[Any]:
         """The 8-bit input of the layer that the last ``advance`` has reached."""
         dequantize = self._producers[self._nodes[layer].input[0]]
-        values: NDArray[Any] = np.load(self._name_file(dequantize.input[0], image))
-        return values
+        return read_array(self._name_file(dequantize.input[0], image))
 
     def is_quantized(self, layer: str) -> bool:
         """Whether input and weight of the layer come from DequantizeLinear nodes."""

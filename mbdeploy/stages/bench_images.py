@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from mbdeploy import artifact
 from mbdeploy.data import Dataset, load_arrays, open_dataset
 from mbdeploy.golden import read_golden
+from mbdeploy.preflight.refusing import refusing_data
+from mbdeploy.preflight.zips import opening_zip
 from mbdeploy.stages.reference import find_golden
 from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess
 
@@ -47,9 +49,9 @@ def load_images(source: str, subjects: Sequence[Subject], preprocess: str | None
 
 def _is_golden(source: str) -> bool:
     """Whether this is a golden.npz, and not an array file of inputs alone."""
-    if not zipfile.is_zipfile(source):
+    if not Path(source).is_file() or not zipfile.is_zipfile(source):
         return False
-    with zipfile.ZipFile(source) as archive:
+    with refusing_data("an array file of images", "give golden.npz, or images"), opening_zip(Path(source)) as archive:
         return "output_names.npy" in archive.namelist()
 
 

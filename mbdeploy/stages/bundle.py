@@ -24,12 +24,14 @@ from mbdeploy.stages.bundle_archive import Content, find_ending, pack, unpack
 from mbdeploy.stages.parity import GATES
 from mbdeploy.stages.reference import load_reference
 from mbdeploy.stages.subject import Subject, read_subjects
+from mbdeploy.targets.opsets import find_refusing
 from mbdeploy.targets.providers import PROVIDERS, list_wheels
 
 _VARIANTS = ("fp32.onnx", "simplified.onnx", "int8.onnx")
 _GOLDEN = "golden.npz"
 _MANIFEST = "manifest.json"
 _SBOM = "sbom.cdx.json"
+_LONGEST_MANIFEST = 16 << 20
 #: Files of our own and the names that they have in a bundle.
 _PROGRAMS = {"agent.py": "agent.py", "verify.py": "bundle_verify.py"}
 _README = """This folder checks itself: `python agent.py verify` needs Python >= 3.9, numpy and onnxruntime.
@@ -137,14 +139,15 @@ def opening_bundle(path: Path) -> Iterator[Opened]:
         if len(places) != 1:
             raise _refuse(path, f"{len(places)} of these")
         folder = places[0].parent
+        if (size := places[0].stat().st_size) > _LONGEST_MANIFEST:
+            raise _refuse(path, f"{_MANIFEST} of {size} bytes")
         try:
             manifest = decode_json(places[0].read_bytes(), _Manifest, strict=False)
             models = [str(model["file"]) for model in manifest.models]
         except (msgspec.MsgspecError, KeyError) as error:
             raise _refuse(path, str(error)) from error
         for name in (*models, manifest.golden, *manifest.files):
-            inside = folder.joinpath(name).resolve().is_relative_to(folder.resolve())
-            if not inside or name not in manifest.files or not (folder / name).is_file():
+            if name not in manifest.files or not _is_inside(folder, name):
                 raise _refuse(path, f"{name!r} missing in the bundle")
             if artifact.digest_file(folder / name) != manifest.files[name]:
                 raise _refuse(path, f"{name!r}, which is not the file that was bundled")
@@ -153,11 +156,19 @@ def opening_bundle(path: Path) -> Iterator[Opened]:
         )
 
 
+def _is_inside(folder: Path, name: str) -> bool:
+    try:
+        return folder.joinpath(name).resolve().is_relative_to(folder.resolve()) and (folder / name).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
 def _describe(subject: Subject, budgets: Budgets) -> dict[str, Any]:
     """What the agent must know of a model to judge it."""
     return {
         "file": subject.path.name,
         "kind": subject.kind,
+        "refusing": find_refusing(subject.opset, subject.ir_version),
         "output_scales": subject.output_scales,
         "gates": [(metric, comparison, getattr(budgets, key)) for metric, comparison, key in GATES[subject.kind]],
         "exact_gap_db": budgets.int8_exact_gap_db if subject.kind == "int8" else None,

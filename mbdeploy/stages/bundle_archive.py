@@ -7,19 +7,21 @@ import io
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from mbdeploy.errors import DataError, UsageError
+from mbdeploy.errors import DISK_FULL, UsageError, refuse_output
+from mbdeploy.preflight.refusing import refuse, refusing_data, show_name
+from mbdeploy.preflight.tars import CHUNK_BYTES, list_members
+from mbdeploy.preflight.zips import DAMAGED, opening_zip
 
 #: The ends of names that say how an archive is packed.
 ENDINGS = (".tar.gz", ".zip")
 _FILE_MODE = 0o644
 _LEVEL = 6
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # before which zip has no dates
-_MAX_BYTES = 4 << 30
+_MOST_MEMBERS = 4_096
 _TODO = "make it again with `mbdeploy bundle`, or copy it again"
 Content = Path | bytes
 
@@ -62,46 +64,60 @@ def unpack(path: Path, folder: Path) -> None:
     """Unpack into an empty folder.
 
     Raises:
-        DataError: not such an archive, a member that is no plain file or lies outside, or more than 4 GiB.
+        DataError: not such an archive, one with a password, a member that is no plain file or lies outside, too many of
+            them, or more than ``max_file_size`` (:mod:`mbdeploy.bounds`).
+        OutputError: no room there.
     """
-    room = _MAX_BYTES
-    try:
+    with refusing_data("a bundle of plain files", _TODO):
         for name, stream in _list_members(path):
             place = PurePosixPath(name)
-            if place.is_absolute() or ".." in place.parts or "\\" in name or not place.parts:
-                raise _refuse(path, f"a member named {name!r}")
-            target = folder.joinpath(*place.parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                while chunk := stream.read(1 << 20):
-                    room -= len(chunk)
-                    if room < 0:
-                        raise _refuse(path, f"more than {_MAX_BYTES >> 30} GiB of them")
-                    file.write(chunk)
-    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, ValueError) as error:
-        raise _refuse(path, f"something else ({error})") from error
+            if place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name:
+                raise refuse(path, "members with plain names", f"a member named {show_name(name)}", _TODO)
+            try:
+                file = _create(folder.joinpath(*place.parts))
+            except (OSError, ValueError) as error:
+                raise _refuse_place(path, name, error) from error
+            with file:
+                for chunk in _iter_chunks(path, stream):
+                    try:
+                        file.write(chunk)
+                    except OSError as error:
+                        raise refuse_output(folder, error) from error
 
 
 def _list_members(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    if find_ending(path) == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
-                    raise _refuse(path, f"{entry.filename!r}, which is no plain file")
-                with archive.open(entry) as stream:
-                    yield entry.filename, stream
+    if find_ending(path) != ".zip":
+        yield from list_members(path, most=_MOST_MEMBERS)
         return
-    with tarfile.open(path, "r:gz") as tar:
-        for member in tar:
-            stream_or_none = tar.extractfile(member) if member.isreg() else None
-            if stream_or_none is None:
-                raise _refuse(path, f"{member.name!r}, which is no plain file")
-            yield member.name, stream_or_none
+    with opening_zip(path, most=_MOST_MEMBERS) as archive:
+        for entry in archive.infolist():
+            if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
+                raise refuse(path, "plain files", f"{show_name(entry.filename)}, which is no plain file", _TODO)
+            with archive.open(entry) as stream:
+                yield entry.filename, stream
+
+
+def _iter_chunks(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
+    try:
+        while chunk := stream.read(CHUNK_BYTES):
+            yield chunk
+    except (*DAMAGED, tarfile.TarError) as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise refuse(path, "a whole archive", reason, _TODO) from error
+
+
+def _create(target: Path) -> IO[bytes]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.open("xb")
+
+
+def _refuse_place(path: Path, name: str, error: Exception) -> Exception:
+    """For names that no file can have, or two that are one to the file system; a full disk is nobody's fault."""
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return refuse_output(path, error)
+    reason = (getattr(error, "strerror", None) or str(error)).lower()
+    return refuse(path, "members with plain names", f"a member named {show_name(name)} ({reason})", _TODO)
 
 
 def _read(content: Content) -> bytes:
     return content if isinstance(content, bytes) else content.read_bytes()
-
-
-def _refuse(path: Path, found: str) -> DataError:
-    return DataError(where=path, expected="a bundle of plain files", found=found, todo=_TODO)

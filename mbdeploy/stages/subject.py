@@ -45,6 +45,8 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     labels: Labels | None
     output_scales: tuple[float | None, ...]
     companions: tuple[str, ...]
+    opset: int = 0
+    ir_version: int = 0
 
 
 def read_subjects(paths: Sequence[Path], kind: Kind | None = None) -> list[Subject]:
@@ -82,6 +84,8 @@ def read_subject(path: Path, kind: Kind | None = None) -> Subject:
         labels=model_file.read_labels(model),
         output_scales=tuple(_find_scale(model, output.name) for output in model.graph.output),
         companions=checked.companions,
+        opset=max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+        ir_version=model.ir_version,
     )
 
 
@@ -148,6 +152,8 @@ def plan_session(
         optimization=_OPTIMIZATION[mode],
         threads=threads,
         allow_fallback=allow_fallback,
+        opset=subject.opset,
+        ir_version=subject.ir_version,
     )
 
 

@@ -62,8 +62,8 @@ POWERCAP, HWMON, ENERGY_S = "/sys/class/powercap", "/sys/class/hwmon", 1.0
 
 
 class RefusedError(Exception):
-    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine), "usage" (these options) or
-    "simulated" (times of what only simulates a device)."""
+    """The job cannot be done: "rejected" (this model), "unavailable" (on this machine), "outdated" (by this version of
+    the runtime), "usage" (these options) or "simulated" (times of what only simulates a device)."""
 
     def __init__(self, kind: str, cause: str) -> None:
         super().__init__(cause)
@@ -86,6 +86,8 @@ class OnnxRuntime:
     def __init__(self, spec: Job, record: bool) -> None:
         ort = import_onnxruntime()
         self._ort = ort
+        if is_outdated(ort.__version__, spec.get("refusing")):
+            raise RefusedError("outdated", f"onnxruntime {ort.__version__} takes no model of its opset or IR version")
         self.provider: str = spec["provider"]
         self._allow_fallback: bool = spec["allow_fallback"]
         self._devices = find_devices(ort, self.provider)
@@ -327,6 +329,12 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def is_outdated(version: str, refusing: Any) -> bool:
+    """Whether this is ``refusing``, the newest (major, minor) that is known not to take a model, or an older one."""
+    parts = version.split(".")[:2]
+    return bool(refusing) and all(part.isdigit() for part in parts) and [int(part) for part in parts] <= list(refusing)
+
+
 def find_devices(ort: Any, provider: str) -> list[Any]:
     """What a provider that comes as a library of its own can run on; empty for one that is compiled in."""
     package = PLUGINS.get(provider)
@@ -421,7 +429,7 @@ def probe(job: Job) -> list[Job]:
 
 def infer(job: Job) -> list[Job]:
     """Every session over all images: one session in memory at a time, outputs written batch by batch."""
-    images = np.load("input.npy", mmap_mode="r")
+    images = load_images(mapped=True)
     job = {**job, "batch_size": min(job["batch_size"], len(images))}
     results = []
     for index in range(len(job["sessions"])):
@@ -459,7 +467,7 @@ def infer_images(session: Any, images: Array, batch_size: int, index: int, of: i
 
 def bench(job: Job) -> list[Job]:
     """All sessions by turns on the same inputs: load, first run, warm-up, then rounds until there are enough."""
-    images = np.load("input.npy")
+    images = load_images()
     batches = cut_batches(images, job["batch_size"])
     results: list[Job] = []
     sessions: list[Any] = []
@@ -501,7 +509,7 @@ def bench(job: Job) -> list[Job]:
 
 def profile(job: Job) -> list[Job]:
     """All sessions by turns, as in ``bench``, with the time of each node; writing it down slows each run a little."""
-    batches = cut_batches(np.load("input.npy"), job["batch_size"])
+    batches = cut_batches(load_images(), job["batch_size"])
     sessions = [open_session(job, index, record=True) for index in range(len(job["sessions"]))]
     for session in sessions:
         if not isinstance(session, OnnxRuntime):
@@ -597,6 +605,17 @@ def measure(times: Times, job: Job) -> None:
             say(progress=["measuring", times.rounds, total])
 
 
+def load_images(mapped: bool = False) -> Array:
+    """The images in input.npy; a map is made of what is there, so nothing is allocated on the word of its header."""
+    try:
+        images = np.load("input.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RefusedError("rejected", f"input.npy cannot be read: {first_line(error)}") from error
+    if images.ndim != 4 or images.dtype != np.float32:
+        raise RefusedError("rejected", f"input.npy holds {images.dtype} {images.shape}, and not images as float32")
+    return images if mapped else np.array(images)
+
+
 def cut_batches(images: Array, size: int) -> list[Array]:
     """Consecutive batches of exactly ``size`` images; too few images are repeated."""
     if len(images) < size:
@@ -607,7 +626,7 @@ def cut_batches(images: Array, size: int) -> list[Array]:
 def memory(job: Job) -> list[Job]:
     """Peak resident memory of this process: runtime and input there, model loaded, one inference done."""
     IMPORTS[job["sessions"][0]["runtime"]]()
-    images = np.load("input.npy")
+    images = load_images()
     base = read_peak_bytes()
     session = open_session(job, 0)
     loaded = read_peak_bytes()
@@ -692,6 +711,7 @@ def read_facts(job: Job) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **read_versions(job["distributions"])},
         "providers": providers,
         "broken": broken,
+        "onnxruntime": getattr(ort, "__version__", ""),
         "cuda": read_cuda(ort) if "CUDAExecutionProvider" in providers else {},
         "nvidia_devices": sorted(glob.glob("/dev/nvidia[0-9]*")),
         "nvidia_driver": can_load("libcuda.so.1"),

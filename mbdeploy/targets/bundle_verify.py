@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import math
 import platform
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,14 @@ HERE = Path(__file__).resolve().parent
 CPU = "CPUExecutionProvider"
 BAD_INPUT, UNAVAILABLE = 2, 3
 #: What the agent says of a refusal -> the exit code.
-REFUSALS = {"unavailable": UNAVAILABLE, "rejected": BAD_INPUT, "usage": BAD_INPUT}
+REFUSALS = {"unavailable": UNAVAILABLE, "outdated": UNAVAILABLE, "rejected": BAD_INPUT, "usage": BAD_INPUT}
 VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 BLOCK_ELEMENTS = 1 << 20
 LIMIT_S = 3600
 NEVER_ROUNDING_DB = 3.0
+#: What golden.npz may hold in all, as mbdeploy's --max-memory has it by default, and its header at most.
+MOST_BYTES = 2 << 30
+LONGEST_HEADER = 10_000
 
 
 class BundleError(Exception):
@@ -195,6 +200,46 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_golden(path: Path) -> dict[str, Array]:
+    """The arrays of golden.npz, once each is known to be numbers or text of just the size that its header declares.
+
+    mbdeploy/preflight/zips.py and arrays.py look at the same.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if any(member.flag_bits & 1 or member.compress_type not in (0, 8) for member in members):
+                raise ValueError("a member that is encrypted, or packed in another way than numpy does")
+            if len({member.filename for member in members}) < len(members):
+                raise ValueError("two members of one name")
+            if sum(member.file_size for member in members) > MOST_BYTES:
+                raise ValueError(f"more than {MOST_BYTES >> 30} GiB of arrays")
+            for member in members:
+                with archive.open(member) as stream:
+                    check_header(stream, member)
+        with np.load(path, allow_pickle=False) as golden:
+            return {name: golden[name] for name in golden.files}
+    except Exception as error:  # zipfile and numpy raise nearly anything on damaged bytes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BundleError(BAD_INPUT, f"{path.name} cannot be read ({reason}); unpack the bundle again") from error
+
+
+def check_header(stream: Any, member: zipfile.ZipInfo) -> None:
+    start = stream.read(12)
+    width = {(1, 0): 2, (2, 0): 4}[tuple(start[6:8])]
+    length = int.from_bytes(start[8 : 8 + width], "little")
+    if not start.startswith(b"\x93NUMPY") or length > LONGEST_HEADER:
+        raise ValueError(f"{member.filename}, which is no array")
+    text = (start[8:] + stream.read(length))[: width + length]
+    parse = np.lib.format.read_array_header_1_0 if width == 2 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = parse(io.BytesIO(text))
+    size = member.file_size - 8 - width - length
+    if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=0) < 0:
+        raise ValueError(f"{member.filename} of {dtype} {shape}")
+    if math.prod(shape) * dtype.itemsize != size:
+        raise ValueError(f"{member.filename}, of {size} bytes where {dtype} {shape} needs others")
+
+
 def find_provider(manifest: dict[str, Any], word: str) -> dict[str, Any]:
     """How a provider is opened, by mbdeploy's word for it or by ONNX Runtime's name."""
     rows = manifest["providers"]
@@ -226,6 +271,7 @@ def plan_job(manifest: dict[str, Any], folder: Path, threads: int, *ways: dict[s
                 "threads": threads,
                 "arena": True,
                 "allow_fallback": False,
+                "refusing": model.get("refusing"),
             }
             for way in ways
             for model in manifest["models"]
@@ -252,7 +298,7 @@ def run_apart(job: dict[str, Any], images: Array) -> tuple[list[dict[str, Any]],
         sessions: list[dict[str, Any]] = result["sessions"]
         for number, session in enumerate(sessions):
             files = (Path(folder, f"out_{number}_{k}.npy") for k in range(len(session["output_names"])))
-            session["outputs"] = [np.load(file) for file in files]
+            session["outputs"] = [np.array(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files]
         return sessions, result["facts"]
 
 
@@ -278,9 +324,12 @@ def verify(folder: Path, word: str, threads: int, num_samples: int) -> dict[str,
     manifest = read_manifest(folder)
     provider = find_provider(manifest, word)
     models = manifest["models"]
-    with np.load(folder / manifest["golden"], allow_pickle=False) as golden:
+    golden = read_golden(folder / manifest["golden"])
+    try:
         images = golden["input"][:num_samples]
         expected = [golden[f"output_{k}"][:num_samples] for k in range(len(golden["output_names"]))]
+    except (KeyError, TypeError, IndexError) as error:
+        raise BundleError(BAD_INPUT, f"golden.npz is not one of mbdeploy ({error}); make the bundle again") from error
     executed = {**provider, "optimization": "all"}
     exact = {**provider, "optimization": "none"}
     if not provider["compiles"]:

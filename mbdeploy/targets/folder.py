@@ -17,6 +17,7 @@ import numpy as np
 from mbdeploy.errors import ModelError, OutputError
 from mbdeploy.preflight.external import copy_plain
 from mbdeploy.targets.job import Job, Session
+from mbdeploy.targets.opsets import find_refusing
 
 _AGENT = Path(__file__).with_name("agent.py")
 _PREFIX = "mbdeploy-job-"
@@ -91,6 +92,7 @@ def _fill(place: Path, job: Job, emulated: bool, distributions: Sequence[str]) -
                 "threads": session.threads,
                 "arena": session.arena,
                 "allow_fallback": session.allow_fallback,
+                "refusing": find_refusing(session.opset, session.ir_version),
             }
             for session in job.sessions
         ],

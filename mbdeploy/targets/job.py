@@ -23,7 +23,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runtime`` is a row of the agent's table. Without ``arena`` ONNX Runtime gives memory back to the system after
     each use. With ``allow_fallback`` a session whose provider is not there runs on ONNX Runtime's CPU provider, and
-    its settings say so under "fallback".
+    its settings say so under "fallback". ``opset`` and ``ir_version`` are the model's, 0 where nobody says: a runtime
+    that is known to be too old for them is not given it.
     """
 
     model: Path
@@ -36,6 +37,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     arena: bool = True
     allow_fallback: bool = False
+    opset: int = 0
+    ir_version: int = 0
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, eq=False):

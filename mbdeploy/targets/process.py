@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from mbdeploy.errors import MbdeployError, StepError, UnavailableError, UsageError
 from mbdeploy.isolate import Progress, Verdict, describe_ended, ignore_progress, judge_ended
+from mbdeploy.preflight.arrays import map_array
+from mbdeploy.preflight.refusing import refusing_data
 from mbdeploy.results import Placement
 from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
 from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times, refuse_times
+from mbdeploy.targets.opsets import explain_outdated
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
 from mbdeploy.watch import Ended, Limits, child_environment, watch_process
 
@@ -56,7 +57,8 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises:
             UsageError: times were asked for under emulation, or options that the runtime does not know.
-            UnavailableError: a provider that is not here or takes no node, or a command that does not start.
+            UnavailableError: a provider that is not here or takes no node, a runtime that is too old for a model, or a
+                command that does not start.
             StepError: a model that the runtime refuses, or that crashes, hangs or exhausts it.
             OutputError: no room for the job's files.
         """
@@ -112,6 +114,10 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             wanted = session.provider if session else "ONNX Runtime"
             found, todo = explain_absence(wanted, told["facts"], _add_stderr(told.get("cause", ""), ended))
             return UnavailableError(where=self.name, expected=wanted, found=found, todo=todo)
+        if told.get("refused") == "outdated" and session:
+            outdated = explain_outdated(session, told["facts"]["onnxruntime"], self.name)
+            if outdated is not None:
+                return outdated
         if told.get("refused") == "usage" and session:
             return UsageError(
                 where=session.provider,
@@ -165,13 +171,9 @@ def _read_ran(place: Path, index: int, pair: tuple[Session, dict[str, Any]], fac
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
     if "placement" in fields:
         fields["placement"] = msgspec.convert(fields["placement"], Placement)
-    outputs = tuple(_map_array(place / f"out_{index}_{k}.npy") for k in range(len(plain.get("output_names", []))))
+    with refusing_data("outputs of the model", "see `mbdeploy doctor`"):
+        outputs = tuple(map_array(place / f"out_{index}_{k}.npy") for k in range(len(plain.get("output_names", []))))
     return Ran(**fields, outputs=outputs)
-
-
-def _map_array(path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
 
 
 def _add_stderr(cause: str, ended: Ended) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mbdeploy.isolate import Progress
+from mbdeploy.preflight.arrays import read_array
 from mbdeploy.targets import agent
 
 #: Word -> LoadGen's name, and which of its settings takes what is expected: a latency in ns, or queries a second.
@@ -88,7 +89,7 @@ def run_loadgen(request: dict[str, Any], on_progress: Progress) -> dict[str, Any
     """
     import mlperf_loadgen as loadgen
 
-    images = np.load(request["images"])
+    images = read_array(Path(request["images"]))
     session = agent.RUNTIMES[request["session"]["runtime"]](request["session"], False)
     size = request["batch_size"]
     batch_ns = _time_batch(session, images, size)

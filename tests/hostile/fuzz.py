@@ -23,17 +23,23 @@ def load_targets(folder: Path) -> dict[str, tuple[Callable[[bytes], None], Itera
     """Target -> what is called with bytes, and the seeds. Only refusals in our own words may come out of it."""
     import onnx
     from google.protobuf.message import DecodeError
+    from hostile_corpus.archives import bundle_files, tar_of
     from hostile_corpus.building import sound_model
     from hostile_corpus.control import chain_functions, nest_branches
+    from hostile_corpus.datasets import zip_of
     from hostile_corpus.pickles import as_legacy, as_plain_zip, as_torch_zip, make_payloads
-    from hostile_corpus.words import CARD
+    from hostile_corpus.words import CARD, golden_bytes
 
     from mbdeploy import model_file
     from mbdeploy.artifact import read_sidecar, sidecar_path
-    from mbdeploy.bounds import Bounds
+    from mbdeploy.bounds import Bounds, bounding
     from mbdeploy.card import load_card
-    from mbdeploy.errors import CardError, ModelError
+    from mbdeploy.data import open_dataset
+    from mbdeploy.errors import CardError, DataError, ModelError
+    from mbdeploy.golden import read_golden
     from mbdeploy.preflight import check_archive, check_graph, scan_wire
+    from mbdeploy.quant.calibration_file import load_seen
+    from mbdeploy.stages.bundle import opening_bundle
 
     bounds = Bounds(max_nodes=2000, max_memory=1 << 24)
 
@@ -58,6 +64,14 @@ def load_targets(folder: Path) -> dict[str, tuple[Callable[[bytes], None], Itera
             (folder / name).write_bytes(data)
             with contextlib.suppress(ModelError):
                 check_archive(folder / name, bounds)
+        (folder / "arrays.npz").write_bytes(data)
+        for load in (read_golden, load_seen, lambda path: open_dataset(path, labelled=True)):
+            with contextlib.suppress(DataError), bounding(max_memory=1 << 24):
+                load(folder / "arrays.npz")
+        for name in ("bundle.zip", "bundle.tar.gz"):
+            (folder / name).write_bytes(data)
+            with contextlib.suppress(DataError), bounding(max_file_size=1 << 24), opening_bundle(folder / name):
+                pass
 
     def read_entries(data: bytes) -> None:
         model = onnx.ModelProto()
@@ -77,7 +91,13 @@ def load_targets(folder: Path) -> dict[str, tuple[Callable[[bytes], None], Itera
         "preflight": (fly, [model.SerializeToString() for model in models]),
         "archive": (
             open_archive,
-            [as_torch_zip(payload), as_legacy(payload), as_plain_zip(payload), b"\2" + bytes(7) + b"{}"],
+            [
+                *(pack(payload) for pack in (as_torch_zip, as_legacy, as_plain_zip)),
+                b"\2" + bytes(7) + b"{}",
+                golden_bytes(),
+                zip_of(bundle_files()),
+                tar_of(bundle_files()),
+            ],
         ),
         "metadata": (read_entries, [b'{"size": 32}', b'{"names": ["a"]}']),
     }

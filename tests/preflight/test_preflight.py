@@ -113,6 +113,43 @@ def test_infinity_is_refused_where_a_layer_multiplies_by_it_and_nowhere_else(
     assert "found infinity in 'mask'" in refusal(save(model, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("attributes", "found"),
+    [
+        ({"value_float": float("nan")}, "found NaN in 'factor'"),
+        ({"value_floats": [1.0, float("nan")]}, "found NaN in 'factor'"),
+        ({"value_floats": [float("inf")] * 5}, "found infinity in 'factor'"),
+        ({"value": numpy_helper.from_array(np.float32(np.inf), "another name")}, "found infinity in 'factor'"),
+        ({"value": numpy_helper.from_array(np.float32(np.nan), "another name")}, "found NaN in"),
+        ({"value_floats": [2.0] * 5}, ""),
+    ],
+)
+def test_what_constant_nodes_hold_is_finite_too(
+    tmp_path: Path, make_conv_model: Builder, attributes: dict[str, object], found: str
+) -> None:
+    model = make_conv_model()
+    output = model.graph.output[0].name
+    last = next(node for node in model.graph.node if output in node.output)
+    last.output[0] = "unscaled"
+    model.graph.node.append(helper.make_node("Constant", [], ["factor"], "constant", **attributes))
+    model.graph.node.append(helper.make_node("Mul", ["unscaled", "factor"], [output], "scale"))
+    path = save(model, tmp_path)
+    if found:
+        assert found in refusal(path)
+    else:
+        assert check_model(path).nodes == len(model.graph.node)
+
+
+def test_infinity_in_a_constant_that_nothing_multiplies_by_is_a_bound(tmp_path: Path, make_conv_model: Builder) -> None:
+    model = make_conv_model()
+    output = model.graph.output[0].name
+    last = next(node for node in model.graph.node if output in node.output)
+    last.output[0] = "free"
+    model.graph.node.append(helper.make_node("Constant", [], ["bound"], "constant", value_float=float("inf")))
+    model.graph.node.append(helper.make_node("Min", ["free", "bound"], [output], "bounded"))
+    assert check_model(save(model, tmp_path)).nodes == len(model.graph.node)
+
+
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("raw", [True, False])
 def test_nan_is_found_in_every_float_type_and_field(

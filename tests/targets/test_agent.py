@@ -48,6 +48,27 @@ def test_runtimes_are_imported_only_where_they_are_asked_for() -> None:
     assert not top & {"onnxruntime", "openvino"}
 
 
+@pytest.mark.parametrize(
+    ("shape", "descr", "found"),
+    [
+        ((2**40, 3, 4, 4), "<f4", "input.npy cannot be read"),
+        ((1, 1, 2, 2), "|O", "input.npy cannot be read"),
+        ((1, 1, 2, 2), "<f8", r"input.npy holds float64 \(1, 1, 2, 2\)"),
+        ((4, 4), "<f4", r"input.npy holds float32 \(4, 4\)"),
+    ],
+)
+def test_images_that_are_not_what_they_declare_are_refused_before_memory_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], descr: str, found: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Path("input.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        file.write(bytes(64))
+    with pytest.raises(agent.RefusedError, match=found) as caught:
+        agent.load_images()
+    assert caught.value.kind == "rejected"
+
+
 def test_a_fixed_batch_is_filled_up_and_the_filling_dropped(
     run_local: RunJob, make_mean_model: Callable[..., Path], images: np.ndarray
 ) -> None:

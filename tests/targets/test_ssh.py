@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from mbdeploy.errors import MbdeployError, OutputError, StepError, UnavailableError, UsageError
 from mbdeploy.targets import Job, Session, find_device, open_target, parse_provider
-from mbdeploy.targets.board import connection, packages
+from mbdeploy.targets.board import connection, far, packages
 from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
 from mbdeploy.targets.ssh import REMOTE, name_device, open_ssh
@@ -277,6 +278,20 @@ def test_arm_is_not_answered_by_a_board_of_another_architecture(job: Job, fake_s
     target = open_target(parse_provider("arm@ssh:board"))
     with pytest.raises(UnavailableError, match="a board that is riscv64"):
         target.run(job)
+
+
+def test_a_board_whose_runtime_is_too_old_for_a_model_is_told_apart_before_anything_is_sent(
+    job: Job, fake_ssh: Callable[..., Path], tmp_path: Path
+) -> None:
+    hello = HELLO % ("python3", "x86_64", '["numpy", "onnxruntime"], "onnxruntime": "1.15.1"')
+    fake_ssh(f"echo '{hello}'; exec cat > {tmp_path}/sent")
+    session = msgspec.structs.replace(job.sessions[0], opset=21, ir_version=10)
+    error = refuse(open_ssh("board"), msgspec.structs.replace(job, sessions=(session,)))
+    assert isinstance(error, UnavailableError)
+    assert error.found == "ONNX Runtime 1.15.1, which takes opset 19, IR version 9 at most"
+    assert error.expected == "an ONNX Runtime for opset 21, IR version 10 (mean.onnx)"
+    code = Path(far.__file__).read_bytes()
+    assert (tmp_path / "sent").read_bytes() in (b"", b"%d\n%b" % (len(code), code))
 
 
 # ---- boards that lie, or fail ----------------------------------------------------------------------

@@ -21,6 +21,7 @@ import json
 import os
 import platform
 import pwd
+import re
 import resource
 import select
 import shutil
@@ -369,10 +370,22 @@ def run_agent(line: Line, work: Work, python: str, order: dict[str, Any]) -> dic
     return {"returncode": work.agent.returncode, "timed_out": timed_out, "stderr": stderr, "wall_s": wall_s}
 
 
+def read_runtime() -> str:
+    """The version of ONNX Runtime, as its source has it: it takes seconds to import, and its wheel has many names."""
+    spec = importlib.util.find_spec("onnxruntime")
+    try:
+        source = Path(spec.origin).read_text(encoding="utf-8", errors="replace") if spec and spec.origin else ""
+    except OSError:
+        return ""
+    found = re.search(r"(?m)^__version__ = [\"']([0-9][^\"']{0,40})[\"']", source)
+    return found[1] if found else ""
+
+
 def serve(line: Line, python: str) -> None:
     """One job: hello, order, lock, packages, files, agent, results."""
     modules = [name for name in MODULES if importlib.util.find_spec(name)]
-    line.say(hello={"python": python, "machine": platform.machine(), "modules": modules})
+    runtime = read_runtime() if "onnxruntime" in modules else ""
+    line.say(hello={"python": python, "machine": platform.machine(), "modules": modules, "onnxruntime": runtime})
     order = line.hear()
     line.silence_s, line.beat_s = order["silence_s"], order["beat_s"]
     measures = order["lock"] == "alone"

@@ -17,6 +17,7 @@ from mbdeploy.targets.board.connection import Connection, connecting
 from mbdeploy.targets.board.far import DamagedError, LostError
 from mbdeploy.targets.board.packages import FarPackages, check_packages, check_present, list_needed
 from mbdeploy.targets.job import Answer, Job
+from mbdeploy.targets.opsets import explain_outdated
 from mbdeploy.targets.process import ENVIRONMENT, ProcessTarget, take_message
 from mbdeploy.watch import Ended
 
@@ -38,11 +39,13 @@ _GARBLED = (
 
 
 class FarHello(msgspec.Struct, frozen=True):
-    """What a board says first: how its Python is started, its architecture, which packages it has."""
+    """What a board says first: how its Python is started, its architecture, which packages it has, and the version of
+    ONNX Runtime ("" where it cannot tell)."""
 
     python: str
     machine: str
     modules: tuple[str, ...]
+    onnxruntime: str = ""
 
 
 class FarEnded(msgspec.Struct, frozen=True):
@@ -171,7 +174,8 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                 return Ended(**msgspec.structs.asdict(words.ended))
 
     def _check_board(self, job: Job, hello: FarHello) -> None:
-        """Raise UnavailableError if this board is another machine than was asked for, or lacks a package."""
+        """Raise UnavailableError if this board is another machine than was asked for, lacks a package, or has one that
+        is too old for a model."""
         if self.machine not in ("", hello.machine):
             raise UnavailableError(
                 where=self.name,
@@ -180,6 +184,10 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
                 todo="choose another board, or ask for cpu",
             )
         check_present(job, hello.modules, name=self.name, login=self.login, python=hello.python)
+        for session in job.sessions:
+            outdated = explain_outdated(session, hello.onnxruntime, self.name)
+            if outdated is not None:
+                raise outdated
 
 
 def _send_files(connection: Connection, place: Path) -> None:

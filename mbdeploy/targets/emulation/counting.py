@@ -24,7 +24,7 @@ def mark(number: int) -> None:
 
 def count(agent: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     """Every session in turn over the first batch. Marks come in pairs, around each run."""
-    images = np.ascontiguousarray(np.load("input.npy")[: job["batch_size"]])
+    images = np.ascontiguousarray(agent.load_images()[: job["batch_size"]])
     number, results = 0, []
     gc.disable()
     for index in range(len(job["sessions"])):
