@@ -27,6 +27,8 @@ KEPT_ENVIRONMENT = frozenset(
     "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK "
     "DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT COVERAGE_PROCESS_START".split()
 )
+#: In the environment of an agent: the number of the process that it ends with.
+PARENT = "MBDEPLOY_PARENT"
 _STDERR_TAIL_BYTES = 4000
 #: Starts a program in a network of its own, which has no way out; the user and the process stay who they are. Root
 #: needs no namespace of users for that, and in one could not write to folders of others any more.
@@ -121,6 +123,22 @@ def child_environment() -> dict[str, str]:
     """
     kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
     return {"OPENBLAS_NUM_THREADS": "1", **kept, "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def tie_python(number: int = signal.SIGKILL) -> str:
+    """Source for a Python child of this process to begin with: the child ends when this process does, however it ends.
+
+    Rules: 1. Linux sends the signal ``number`` when the parent dies (PR_SET_PDEATHSIG, which is 1), also to a program
+    that takes the child's place by ``exec``. 2. A parent that died before that line is another one after it.
+    3. Elsewhere only a parent that died before is noticed.
+    """
+    ask = f"sys.platform == 'linux' and __import__('ctypes').CDLL(None).prctl(1, {int(number)}, 0, 0, 0)"
+    return f"import os, sys; {ask}; os.getppid() == {os.getpid()} or os._exit(1); "
+
+
+def tie_command(command: Sequence[str], number: int = signal.SIGKILL) -> list[str]:
+    """``command``, which gets the signal ``number`` when this process dies, from its first moment (``tie_python``)."""
+    return [sys.executable, "-I", "-S", "-c", tie_python(number) + "os.execvp(sys.argv[1], sys.argv[1:])", *command]
 
 
 def cut_network(command: Sequence[str]) -> list[str]:
