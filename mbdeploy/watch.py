@@ -24,9 +24,10 @@ KEPT_ENVIRONMENT = frozenset(
     "PATH HOME LANG LC_ALL LC_CTYPE TMPDIR TEMP TMP SYSTEMROOT PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS "
     "PYTHONOPTIMIZE VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH MBDEPLOY_PATH XDG_CACHE_HOME "
     "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS "
-    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK "
-    "DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT COVERAGE_PROCESS_START".split()
+    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES COVERAGE_PROCESS_START".split()
 )
+#: What only those inherit that start ssh or Docker's client: the ways to keys and to servers.
+REACHING_ENVIRONMENT = frozenset("SSH_AUTH_SOCK DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT".split())
 #: In the environment of an agent: the number of the process that it ends with.
 PARENT = "MBDEPLOY_PARENT"
 _STDERR_TAIL_BYTES = 4000
@@ -115,13 +116,15 @@ def watch_process(
     return Ended(returncode=process.returncode, timed_out=timed_out, stderr=stderr, wall_s=time.monotonic() - started)
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(*, reaching: bool = False) -> dict[str, str]:
     """This process's environment, cut down to ``KEPT_ENVIRONMENT``; numpy keeps to one thread unless it says otherwise.
 
+    One that is ``reaching`` gets ``REACHING_ENVIRONMENT``, too: it starts ssh or Docker's client, and runs no model.
     The threads of its linear algebra would spin beside ONNX Runtime's, and leave their number in the last bits. ONNX
     Runtime, which since 1.31 reports sessions to its makers unless it is told not to, is told.
     """
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
+    names = KEPT_ENVIRONMENT | REACHING_ENVIRONMENT if reaching else KEPT_ENVIRONMENT
+    kept = {name: value for name, value in os.environ.items() if name in names}
     return {"OPENBLAS_NUM_THREADS": "1", **kept, "ORT_DISABLE_TELEMETRY": "1"}
 
 

@@ -220,6 +220,8 @@ def test_what_native_code_prints_cannot_be_taken_for_the_answer(step: Callable[[
 def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("LD_PRELOAD_SOMETHING", "x")
+    for name in watch.REACHING_ENVIRONMENT:  # the ways to the user's keys and containers
+        monkeypatch.setenv(name, "/run/user/1000/x")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment: dict[str, str] = run_step(step("read_environment"), {}).value
     own = {"LC_CTYPE", "ORT_DISABLE_TELEMETRY"}
@@ -227,6 +229,7 @@ def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], m
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["OMP_NUM_THREADS"] == "1"
+    assert not watch.KEPT_ENVIRONMENT & watch.REACHING_ENVIRONMENT
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])

@@ -80,7 +80,7 @@ class _Worker:
             stderr=self.stderr,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
-            env=child_environment(),
+            env=child_environment(reaching=True),  # native steps are its children; it may go to boards as we do
         )
         theirs.close()
 

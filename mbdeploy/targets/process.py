@@ -20,7 +20,7 @@ from mbdeploy.targets import folder
 from mbdeploy.targets.host import describe_host
 from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times, refuse_times
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
-from mbdeploy.watch import PARENT, Ended, Limits, child_environment, tie_command, watch_process
+from mbdeploy.watch import PARENT, Ended, Limits, child_environment, cut_network, tie_command, watch_process
 
 #: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -94,7 +94,7 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
                 self._compose(place),
                 limits=limits,
                 on_line=lambda line: take_message(line, said, on_progress),
-                environment={**child_environment(), **ENVIRONMENT, **parent},
+                environment={**child_environment(reaching=not self.measured), **ENVIRONMENT, **parent},
                 cwd=str(place),
             )
         except FileNotFoundError as error:
@@ -110,7 +110,7 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
         if not self.measured:
             return tie_command(command, signal.SIGTERM)  # which Docker's client hands on to the container
         # It takes a Python seconds to start in an emulator, and only then could it see that it is alone.
-        return tie_command(command) if self.emulated else command
+        return cut_network(tie_command(command)) if self.emulated else command
 
     def _explain(self, job: Job, ended: Ended, told: dict[str, Any]) -> MbdeployError:
         """The error for a job without an answer, from what the agent said before it ended."""
