@@ -93,7 +93,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("kind", PARENTS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "step" else pytest.mark.slow) for kind in PARENTS]
+)
 def test_a_child_whose_parent_was_killed_while_it_started_does_no_work(
     kind: str, tmp_path: Path, conv_model_file: Path, kill_nine: ModuleType
 ) -> None:
