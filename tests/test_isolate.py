@@ -232,6 +232,18 @@ def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], m
     assert not watch.KEPT_ENVIRONMENT & watch.REACHING_ENVIRONMENT
 
 
+def test_a_module_in_the_current_folder_is_not_taken_for_one_of_pythons(
+    step: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that came with a model may hold json.py."""
+    for name in ("json", "ctypes", "struct"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    assert run_step(step("add"), {"a": 2, "b": 3}).value == {"sum": 5}
+    assert not (tmp_path / "owned").exists()
+
+
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])
 def test_a_full_disk_in_the_child_is_an_output_error_here(
     step: Callable[[str], str], tmp_path: Path, name: str
