@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import resource
 import subprocess
@@ -23,7 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kill_nine import COMPLETED, find_orphans, find_torn, run_command
+from kill_nine import (
+    COMPLETED,
+    find_leftovers,
+    find_orphans,
+    find_torn,
+    mark_environment,
+    remove_half,
+    run_command,
+)
 
 QUICK = ("--fast", "--min-duration", "0.2", "--num-calibration-samples", "8")
 
@@ -69,21 +76,21 @@ def main() -> None:
         files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
         most = round(1.1 * (sum(files) if mounted else max(files)))
         for point in range(arguments.points):
-            for path in sorted(folder.rglob("*"), reverse=True):
-                if chance.random() < 0.5 and path.is_file():
-                    path.unlink()
+            remove_half(folder, chance)
             used = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if mounted else 0
             room = limit_room(Path(name), used + chance.randrange(4096, most - used), mounted)
-            environment = {**os.environ, "TMPDIR": str(scratch)} if point % 2 else None
+            mark = f"{Path(name).name}-{point}."
+            environment = {**mark_environment(mark), **({"TMPDIR": str(scratch)} if point % 2 else {})}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **room)  # type: ignore[call-overload]
             found[f"exit {done.returncode}"] += 1
             if done.returncode not in (*COMPLETED, 2) or (done.returncode == 2 and done.stderr.count("\n") != 1):
                 wrong.append(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
-            torn += find_torn(folder)
-            orphans += find_orphans(folder)
+            torn += find_torn(folder, completed=done.returncode in COMPLETED)
+            orphans += find_orphans(mark)
             limit_room(Path(name), None, mounted)
         last = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
-        leftovers = [path.name for path in folder.rglob(".*") if path.name.endswith("mbdeploy-tmp")]
+        torn += find_torn(folder, completed=True)
+        leftovers = find_leftovers(folder)
     disk = "tmpfs" if mounted else "limit on each file"
     print(
         json.dumps(

@@ -23,12 +23,10 @@ import msgspec
 
 from mbdeploy import errors
 from mbdeploy.bounds import Bounds, current_bounds, set_bounds
-from mbdeploy.watch import Ended, Limits, cut_network, watch_process
+from mbdeploy.watch import Ended, Limits, cut_network, tie_python, watch_process
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total); ``total`` is 0 where it is not known."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Verdict(str, enum.Enum):
@@ -82,8 +80,8 @@ def run_step(
         else:
             answers.append(message)
 
-    boot = (
-        "import json, sys; task = json.loads(sys.stdin.buffer.read()); sys.path[:] = task['sys_path']; "
+    boot = tie_python() + (
+        "import json; task = json.loads(sys.stdin.buffer.read()); sys.path[:] = task['sys_path']; "
         "from mbdeploy.isolate import answer_request; answer_request(task)"
     )
     task = {
@@ -148,7 +146,6 @@ def describe_ended(ended: Ended, detail: str) -> str:
 
 def answer_request(task: dict[str, Any]) -> None:
     """The child's side: run the named function and answer on the pipe (called by ``run_step`` only)."""
-    die_with_parent()
     set_bounds(Bounds(**task["bounds"]))
     pipe = os.fdopen(task["answer_fd"], "w", encoding="utf-8")
 
@@ -179,14 +176,6 @@ def answer_request(task: dict[str, Any]) -> None:
         sys.exit(1)
     else:
         send({"value": value, **_usage()})
-
-
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, however it dies; elsewhere do nothing."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _usage() -> dict[str, Any]:

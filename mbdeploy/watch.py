@@ -24,9 +24,12 @@ KEPT_ENVIRONMENT = frozenset(
     "PATH HOME LANG LC_ALL LC_CTYPE TMPDIR TEMP TMP SYSTEMROOT PYTHONPATH PYTHONHASHSEED PYTHONWARNINGS "
     "PYTHONOPTIMIZE VIRTUAL_ENV LD_LIBRARY_PATH DYLD_LIBRARY_PATH MBDEPLOY_PATH XDG_CACHE_HOME "
     "OPENBLAS_CORETYPE OPENBLAS_L2_SIZE OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS "
-    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES SSH_AUTH_SOCK "
-    "DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT COVERAGE_PROCESS_START".split()
+    "CUDA_VISIBLE_DEVICES CUDA_HOME CUDA_PATH NVIDIA_VISIBLE_DEVICES COVERAGE_PROCESS_START".split()
 )
+#: What only those inherit that start ssh or Docker's client: the ways to keys and to servers.
+REACHING_ENVIRONMENT = frozenset("SSH_AUTH_SOCK DOCKER_HOST DOCKER_CONFIG DOCKER_CONTEXT".split())
+#: In the environment of an agent: the number of the process that it ends with.
+PARENT = "MBDEPLOY_PARENT"
 _STDERR_TAIL_BYTES = 4000
 #: Starts a program in a network of its own, which has no way out; the user and the process stay who they are. Root
 #: needs no namespace of users for that, and in one could not write to folders of others any more.
@@ -113,14 +116,34 @@ def watch_process(
     return Ended(returncode=process.returncode, timed_out=timed_out, stderr=stderr, wall_s=time.monotonic() - started)
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(*, reaching: bool = False) -> dict[str, str]:
     """This process's environment, cut down to ``KEPT_ENVIRONMENT``; numpy keeps to one thread unless it says otherwise.
 
+    One that is ``reaching`` gets ``REACHING_ENVIRONMENT``, too: it starts ssh or Docker's client, and runs no model.
     The threads of its linear algebra would spin beside ONNX Runtime's, and leave their number in the last bits. ONNX
     Runtime, which since 1.31 reports sessions to its makers unless it is told not to, is told.
     """
-    kept = {name: value for name, value in os.environ.items() if name in KEPT_ENVIRONMENT}
+    names = KEPT_ENVIRONMENT | REACHING_ENVIRONMENT if reaching else KEPT_ENVIRONMENT
+    kept = {name: value for name, value in os.environ.items() if name in names}
     return {"OPENBLAS_NUM_THREADS": "1", **kept, "ORT_DISABLE_TELEMETRY": "1"}
+
+
+def tie_python(number: int = signal.SIGKILL) -> str:
+    """Source for a Python child of this process to begin with: the child ends when this process does, however it ends.
+
+    Rules: 1. Linux sends the signal ``number`` when the parent dies (PR_SET_PDEATHSIG, which is 1), also to a program
+    that takes the child's place by ``exec``. 2. A parent that died before that line is another one after it.
+    3. Elsewhere only a parent that died before is noticed. 4. The current folder, which may be a stranger's, is taken
+    off the path before anything is imported.
+    """
+    here = "sys.path[:] = filter(None, sys.path)"
+    ask = f"sys.platform == 'linux' and __import__('ctypes').CDLL(None).prctl(1, {int(number)}, 0, 0, 0)"
+    return f"import os, sys; {here}; {ask}; os.getppid() == {os.getpid()} or os._exit(1); "
+
+
+def tie_command(command: Sequence[str], number: int = signal.SIGKILL) -> list[str]:
+    """``command``, which gets the signal ``number`` when this process dies, from its first moment (``tie_python``)."""
+    return [sys.executable, "-I", "-S", "-c", tie_python(number) + "os.execvp(sys.argv[1], sys.argv[1:])", *command]
 
 
 def cut_network(command: Sequence[str]) -> list[str]:

@@ -220,6 +220,8 @@ def test_what_native_code_prints_cannot_be_taken_for_the_answer(step: Callable[[
 def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("LD_PRELOAD_SOMETHING", "x")
+    for name in watch.REACHING_ENVIRONMENT:  # the ways to the user's keys and containers
+        monkeypatch.setenv(name, "/run/user/1000/x")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     environment: dict[str, str] = run_step(step("read_environment"), {}).value
     own = {"LC_CTYPE", "ORT_DISABLE_TELEMETRY"}
@@ -227,6 +229,19 @@ def test_a_child_sees_only_the_allowed_environment(step: Callable[[str], str], m
     assert environment["ORT_DISABLE_TELEMETRY"] == "1"
     assert environment["PATH"] == os.environ["PATH"]
     assert environment["OMP_NUM_THREADS"] == "1"
+    assert not watch.KEPT_ENVIRONMENT & watch.REACHING_ENVIRONMENT
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_one_of_pythons(
+    step: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that came with a model may hold json.py."""
+    for name in ("json", "ctypes", "struct"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')\n")
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.chdir(tmp_path)
+    assert run_step(step("add"), {"a": 2, "b": 3}).value == {"sum": 5}
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG"])

@@ -20,13 +20,13 @@ from mbdeploy.errors import StepError
 from mbdeploy.executing.work import Done, Work, list_phases
 from mbdeploy.executing.worker import raise_error
 from mbdeploy.isolate import judge_ended
-from mbdeploy.watch import Ended, child_environment
+from mbdeploy.watch import Ended, child_environment, tie_python
 
 #: Workers that one item may cost before it is given up.
 MOST_LOSSES = 3
 _GRACE_S = 3.0
 _BOOT = (
-    "import json, sys; told = json.loads(sys.argv[1]); sys.path[:] = told['sys_path']; "
+    "import json; told = json.loads(sys.argv[1]); sys.path[:] = told['sys_path']; "
     "from mbdeploy.executing.worker import serve; serve(told['descriptor'], told['bounds'])"
 )
 
@@ -74,13 +74,13 @@ class _Worker:
             "bounds": msgspec.structs.asdict(current_bounds()),
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOT, msgspec.json.encode(told).decode()],
+            [sys.executable, "-c", tie_python() + _BOOT, msgspec.json.encode(told).decode()],
             stdin=subprocess.DEVNULL,
             stdout=self.stderr,
             stderr=self.stderr,
             pass_fds=(theirs.fileno(),),
             start_new_session=True,  # Ctrl-C comes to us alone, and we end them in order
-            env=child_environment(),
+            env=child_environment(reaching=True),  # native steps are its children; it may go to boards as we do
         )
         theirs.close()
 

@@ -14,7 +14,6 @@ import msgspec
 
 from mbdeploy import artifact, errors
 from mbdeploy.bounds import Bounds, set_bounds
-from mbdeploy.isolate import die_with_parent
 from mbdeploy.results import encode_result
 
 #: What must be the same on every worker: these versions decide the last bit of a result.
@@ -96,7 +95,6 @@ def refuse_versions(worker: str, found: dict[str, str], wanted: dict[str, str]) 
 
 def serve(descriptor: int, bounds: dict[str, Any]) -> None:
     """Answer requests that come through a pipe until its other end is closed (started by LocalExecutor only)."""
-    die_with_parent()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what an item started, too
     pipe: Any = Connection(descriptor)
     name = f"process {os.getpid()}"

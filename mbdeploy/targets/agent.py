@@ -27,6 +27,22 @@ import time
 from importlib import metadata
 from typing import Any, Callable, NoReturn
 
+
+def end_with_parent() -> None:
+    """End when the process does whose number MBDEPLOY_PARENT is, however it ends; do nothing where it is not set.
+
+    Such a process starts this program itself: one that died before this line is not our parent any more.
+    """
+    told = os.environ.pop("MBDEPLOY_PARENT", "")
+    if told and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if told and told != str(os.getppid()):
+        sys.exit(f"error: process {told}, for which this is done, is gone or did not start it itself")
+
+
+if __name__ == "__main__":
+    end_with_parent()  # first of all: importing numpy takes a while, and seconds under emulation
+
 try:
     import numpy as np
 except ImportError as error:
@@ -823,8 +839,6 @@ def main(folder: str) -> int:
     # What native code prints must not be taken for our words: descriptor 1 becomes standard error.
     _lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG: end with the parent, however it ends
     os.chdir(folder)
     with open("job.json", encoding="utf-8") as file:
         job = json.load(file)

@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -307,7 +308,10 @@ def run_agent(folder: str) -> tuple[dict[str, Any], int, list[str]]:
     told: dict[str, Any] = {}
     with Path(folder, "stderr").open("w+", encoding="utf-8", errors="replace") as errors:
         command = [sys.executable, str(HERE / "agent.py"), folder]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as agent:
+        environment = {**os.environ, "MBDEPLOY_PARENT": str(os.getpid())}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environment
+        ) as agent:
             watch = threading.Timer(LIMIT_S, agent.kill)
             watch.start()
             assert agent.stdout is not None

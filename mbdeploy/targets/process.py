@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from mbdeploy.targets.host import describe_host
 from mbdeploy.targets.job import Answer, Job, Ran, Session, refuse_emulated_times, refuse_times
 from mbdeploy.targets.opsets import explain_outdated
 from mbdeploy.targets.providers import explain_absence, limits_memory, list_absent, list_wheels
-from mbdeploy.watch import Ended, Limits, child_environment, watch_process
+from mbdeploy.watch import PARENT, Ended, Limits, child_environment, cut_network, tie_command, watch_process
 
 #: ONNX Runtime has its own threads; numpy's BLAS must not start a second set in the process that is measured.
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -35,8 +37,9 @@ _LOG_PREFIX = re.compile(r"^\S+ \S+ \[[VIWEF]:onnxruntime[^]]*\] ")
 class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
     """A target whose agent is ``command`` followed by the agent's file: this Python, or an emulator before it.
 
-    ``emulator`` is the name of the emulated CPU, None where the CPU is real. Without ``measured`` the command only
-    starts the agent elsewhere, so that limits on its own memory would say nothing.
+    ``emulator`` is the name of the emulated CPU, None where the CPU is real. With ``measured`` the command becomes the
+    agent, as by ``exec``, and the agent ends when this process does. Without it the command only starts the agent
+    elsewhere, so that limits on its own memory would say nothing.
     """
 
     name: str
@@ -80,12 +83,13 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             limits = Limits(wall_s=job.wall_s * _EMULATION_SLOWDOWN, memory_bytes=None)
         elif not self.measured or not all(limits_memory(session.provider) for session in job.sessions):
             limits = Limits(wall_s=job.wall_s, memory_bytes=None)
+        parent = {PARENT: str(os.getpid())} if self.measured else {}
         try:
             return watch_process(
-                [*(word.replace(FOLDER, str(place)) for word in self.command), "agent.py", "."],
+                self._compose(place),
                 limits=limits,
                 on_line=lambda line: take_message(line, said, on_progress),
-                environment={**child_environment(), **ENVIRONMENT},
+                environment={**child_environment(reaching=not self.measured), **ENVIRONMENT, **parent},
                 cwd=str(place),
             )
         except FileNotFoundError as error:
@@ -105,6 +109,13 @@ class ProcessTarget(msgspec.Struct, frozen=True, kw_only=True):
             sessions=tuple(_read_ran(place, *numbered, facts) for numbered in enumerate(pairs)),
             absent=list_absent(facts),
         )
+
+    def _compose(self, place: Path) -> list[str]:
+        command = [*(word.replace(FOLDER, str(place)) for word in self.command), "agent.py", "."]
+        if not self.measured:
+            return tie_command(command, signal.SIGTERM)  # which Docker's client hands on to the container
+        # It takes a Python seconds to start in an emulator, and only then could it see that it is alone.
+        return cut_network(tie_command(command)) if self.emulated else command
 
     def _explain(self, job: Job, ended: Ended, told: dict[str, Any]) -> MbdeployError:
         """The error for a job without an answer, from what the agent said before it ended."""

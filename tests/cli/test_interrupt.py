@@ -19,11 +19,7 @@ from mbdeploy.errors import EXIT_BAD_INPUT
 from mbdeploy.pipeline import STAGES
 from mbdeploy.provenance.checking import verify_artifacts
 
-#: `python -m mbdeploy.cli`, where Ctrl-C is heard: the children of a shell's background job are told to ignore it.
-LISTENING = (
-    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "runpy.run_module('mbdeploy.cli', run_name='__main__', alter_sys=True)"
-)
+Start = Callable[..., subprocess.Popen[str]]
 
 
 def list_children(pid: int) -> list[int]:
@@ -42,14 +38,11 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up in /proc")
-def test_ctrl_c_leaves_no_child_and_nothing_half_written(tmp_path: Path, tiny_card: Path) -> None:
+def test_ctrl_c_leaves_no_child_and_nothing_half_written(
+    tmp_path: Path, tiny_card: Path, start_listening: Start
+) -> None:
     output = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", LISTENING, "run", str(tiny_card), "--output", str(output)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
+    process = start_listening("run", str(tiny_card), "--output", str(output))
     try:
         wait_for(lambda: list_children(process.pid))
         children = list_children(process.pid)
@@ -63,16 +56,6 @@ def test_ctrl_c_leaves_no_child_and_nothing_half_written(tmp_path: Path, tiny_ca
     assert [path.name for path in output.rglob("*") if path.is_file()] == [".lock"]
 
 
-def start_run(card: Path, output: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", LISTENING, "run", str(card), "--output", str(output), "--fast", "--min-duration", "0.5"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="children are looked up in /proc")
 @pytest.mark.parametrize(
@@ -83,12 +66,18 @@ def start_run(card: Path, output: Path) -> subprocess.Popen[str]:
     ],
 )
 def test_a_signal_in_any_stage_leaves_no_child_no_half_file_and_a_run_that_goes_on(
-    tmp_path: Path, make_onnx_card: Callable[..., Path], number: signal.Signals, code: int, word: str
+    tmp_path: Path,
+    make_onnx_card: Callable[..., Path],
+    start_listening: Start,
+    number: signal.Signals,
+    code: int,
+    word: str,
 ) -> None:
     """One run after another, each ended in the next stage; the last one completes."""
-    card, output = make_onnx_card(tmp_path), tmp_path / "out"
+    output = tmp_path / "out"
+    words = ["run", str(make_onnx_card(tmp_path)), "--output", str(output), "--fast", "--min-duration", "0.5"]
     for place, stage in enumerate(STAGES[:-1]):  # the report is made in this process, in less time than a signal takes
-        process = start_run(card, output)
+        process = start_listening(*words)
         assert process.stderr is not None
         try:
             said = [process.stderr.readline() for _ in range(place)]  # a line for each stage that is done
@@ -104,7 +93,7 @@ def test_a_signal_in_any_stage_leaves_no_child_no_half_file_and_a_run_that_goes_
         assert not [path for path in output.rglob("*") if "mbdeploy-tmp" in path.name], stage
         for sidecar in output.rglob("*.json.json"):
             assert artifact.read_sidecar(sidecar.with_suffix("")) is not None
-    process = start_run(card, output)
+    process = start_listening(*words)
     process.communicate(timeout=300)
     assert process.returncode in (0, 1, 4)  # its weights are not trained: a gate may fail
     assert verify_artifacts(output).holds

@@ -15,6 +15,7 @@ import pytest
 from mbdeploy.errors import StepError, UnavailableError
 from mbdeploy.targets import Job, Session
 from mbdeploy.targets.process import ProcessTarget
+from mbdeploy.watch import PARENT, REACHING_ENVIRONMENT, find_network_bar
 
 CPU = "CPUExecutionProvider"
 AT = '{"at": [0, "running"]}'
@@ -66,6 +67,28 @@ def test_an_agent_that_dies_before_any_model_is_not_blamed_on_one(job: Job) -> N
 def test_a_program_that_is_not_there_makes_the_target_unavailable(job: Job) -> None:
     with pytest.raises(UnavailableError, match="no such program"):
         ProcessTarget(name="local", command=("/no/such/python",)).run(job)
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_only_a_command_that_starts_the_agent_elsewhere_is_shown_the_way_there(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
+) -> None:
+    for name in sorted(REACHING_ENVIRONMENT):
+        monkeypatch.setenv(name, "/run/user/1000/x")
+    note = tmp_path / "note"
+    with pytest.raises(StepError):
+        msgspec.structs.replace(play(f"env > '{note}'; exit 1"), measured=measured).run(job)
+    names = {line.partition("=")[0] for line in note.read_text().splitlines()}
+    assert (names & REACHING_ENVIRONMENT == REACHING_ENVIRONMENT) is not measured
+    assert (REACHING_ENVIRONMENT.isdisjoint(names), PARENT in names) == (measured, measured)
+
+
+@pytest.mark.skipif(bool(find_network_bar()), reason="the system does not permit network namespaces here")
+def test_an_emulated_agent_has_no_network(job: Job, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    with pytest.raises(StepError):
+        msgspec.structs.replace(play(f"cat /proc/net/dev > '{note}'; exit 1"), emulator="a CPU").run(job)
+    assert [line.split(":")[0].strip() for line in note.read_text().splitlines()[2:]] == ["lo"]
 
 
 def test_nothing_is_left_in_the_temporary_folder_whatever_happens(

@@ -339,7 +339,7 @@ def run_agent(line: Line, work: Work, python: str, order: dict[str, Any]) -> dic
         work.agent = subprocess.Popen(
             [python, "agent.py", "."],
             cwd=work.place,
-            env={**os.environ, **order["environment"]},
+            env={**os.environ, **order["environment"], "MBDEPLOY_PARENT": str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -46,6 +46,7 @@ def main(path: str, folder: str) -> int:
         return 2
     agent = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(agent)
+    agent.end_with_parent()
     agent.JOBS["infer"] = lambda job: count(agent, job)
     return int(agent.main(folder))
 
