@@ -16,7 +16,11 @@ from mbdeploy.cli.screen import Screen
 @click.option("-o", "--output", type=Path, metavar="FOLDER", help="Where to write.  [default: beside the model]")
 @making.calibrating
 @making.own_method
-@click.option("--shards", type=click.IntRange(1, 100_000), show_default="1", help="Divide the images into so many.")
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 100_000),
+    help="Divide the images into so many.  [default: one for 32 images, 16 at most]",
+)
 @click.option("--shard", type=click.IntRange(1, 100_000), help="Do only this one, and do not merge.")
 @options.workers
 @options.preprocess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,12 +12,23 @@ import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData, load_tensors_data
 
 from mbdeploy import artifact
-from mbdeploy.errors import DataError, ModelError, UsageError
+from mbdeploy.errors import DataError, ModelError, OutputError, UsageError
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import Observations
-from mbdeploy.quant.calibration_file import GROUPS, Identity, load_seen, make_seen, read_cache, save_seen, write_cache
+from mbdeploy.quant.calibration_file import (
+    GROUPS,
+    Identity,
+    Seen,
+    load_seen,
+    make_seen,
+    read_cache,
+    save_seen,
+    write_cache,
+)
 from mbdeploy.records import CalibrateRecord
+from mbdeploy.stages import calibrate_job
 from mbdeploy.stages.calibrate import calibrate
+from mbdeploy.stages.calibrate_parts import count_shards
 from mbdeploy.stages.quantize import quantize
 
 pytestmark = pytest.mark.usefixtures("without_children")
@@ -77,6 +89,38 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(conv_model_file: Path, imag
     assert (folder / "calibration.npz").read_bytes() == before
     other = calibrate(conv_model_file, **{**given, "calibration_method": "percentile"})
     assert set(other.shards.values()) == {False}
+
+
+def test_without_a_number_of_shards_a_run_that_was_stopped_goes_on_as_well(
+    conv_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(3).normal(0, 1, (70, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", inputs=values)
+    given = {"calibration": str(tmp_path / "images.npz"), "preprocess": "raw", "calibration_method": "minmax"}
+    save = calibrate_job.save_seen
+
+    def break_off(seen: Seen, path: Path) -> None:
+        if "shard-2" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(seen, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate_job, "save_seen", break_off)
+        with pytest.raises(OutputError):
+            calibrate(conv_model_file, output=tmp_path / "c", **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "c" / "calibration.npz").exists()
+    again = calibrate(conv_model_file, output=tmp_path / "c", **given)  # type: ignore[arg-type]
+    assert again.shards == {"shard-1-of-2.npz": True, "shard-2-of-2.npz": False}
+    assert again.samples == 70
+    calibrate(conv_model_file, output=tmp_path / "one", shards=1, **given)  # type: ignore[arg-type]
+    assert (tmp_path / "one" / "calibration.npz").read_bytes() == (tmp_path / "c" / "calibration.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "shards"), [(1, 1), (63, 1), (64, 2), (128, 4), (511, 15), (512, 16), (1_000_000, 16)]
+)
+def test_there_is_a_shard_for_32_images_and_16_at_most(images: int, shards: int) -> None:
+    assert count_shards(images) == shards
 
 
 @pytest.mark.slow
