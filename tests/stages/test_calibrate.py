@@ -6,6 +6,7 @@ import errno
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -30,6 +31,7 @@ from mbdeploy.stages import calibrate_job
 from mbdeploy.stages.calibrate import calibrate
 from mbdeploy.stages.calibrate_parts import count_shards
 from mbdeploy.stages.quantize import quantize
+from mbdeploy.stages.sections import tabulate_calibrate
 
 pytestmark = pytest.mark.usefixtures("without_children")
 
@@ -305,3 +307,19 @@ def test_workers_share_the_shards_and_give_the_same_bytes(
     assert set(again.shards.values()) == {True}
     with pytest.raises(UsageError, match="leave out --shard"):
         calibrate(conv_model_file, output=tmp_path / "x", calibration=images, workers=2, shards=2, shard=1)
+
+
+def test_json_has_the_spread_of_every_tensor_and_the_table_that_of_the_worst() -> None:
+    tensors = tuple(f"t{number}" for number in range(7))
+    seen = make_seen(Identity(model="m", tensors=tensors, counting=False), {})
+    for number, group in enumerate(seen.groups):
+        group.means.update({})
+        for place, tensor in enumerate(tensors):  # the last group has the largest values, the more the later the tensor
+            group.ranges.update(tensor, 0.0, 1.0 + place * (number == GROUPS - 1))
+    found = judge_images(seen, "minmax")
+    assert [one.tensor for one in found.spread] == list(reversed(tensors))
+    record = CalibrateRecord(model="m", data="d", samples=8, shards={}, files=(), adequacy=found)
+    assert len(json.loads(msgspec.json.encode(record))["adequacy"]["spread"]) == 7
+    table = next(table for table in tabulate_calibrate(record) if "which images were taken" in table.title)
+    assert [row[0] for row in table.rows] == ["t6", "t5", "t4", "t3", "t2"]
+    assert table.notes == ("and 2 more",) and table.columns[-1] == "standard error (jackknife)"
