@@ -81,8 +81,9 @@ def optimise(path: Path, scratch: Path, images: NDArray[np.float32] | None, thre
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     times = Counter[str]() if images is None else _profile(session, images)
     graph = onnx.load(scratch / "optimised.onnx", load_external_data=False).graph
+    _name_unnamed(graph, list(times))
     source = onnx.load(path, load_external_data=False).graph
-    return _judge(graph, find_origins(source, graph), times)
+    return _judge(graph, source, times)
 
 
 def _profile(session: Any, images: NDArray[np.float32]) -> Counter[str]:
@@ -94,6 +95,16 @@ def _profile(session: Any, images: NDArray[np.float32]) -> Counter[str]:
     except Exception:  # ONNX Runtime's exceptions have no base of their own
         return Counter()
     return _read_times(Path(session.end_profiling()))
+
+
+def _name_unnamed(graph: onnx.GraphProto, profiled: list[str]) -> None:
+    """Name the nodes without a name as the profile does, where it has one entry a node, in the order of the graph."""
+    nodes = graph.node
+    in_step = len(profiled) == len(nodes) and all(
+        node.name in ("", name) for node, name in zip(nodes, profiled, strict=True)
+    )
+    for index, node in enumerate(nodes):
+        node.name = node.name or (profiled[index] if in_step else f"{node.op_type}_{node.output[0]}")
 
 
 def explain_float(reading: Reading, product: Product) -> str:
@@ -128,7 +139,9 @@ def _count_readers(tensors: Tensors, stored: str) -> int:
     return found
 
 
-def _judge(graph: onnx.GraphProto, origins: dict[str, str], times: Counter[str]) -> Fused:
+def _judge(graph: onnx.GraphProto, source: onnx.GraphProto, times: Counter[str]) -> Fused:
+    origins = find_origins(source, graph)
+    operators = {node.name: node.op_type for node in source.node}
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
@@ -143,9 +156,10 @@ def _judge(graph: onnx.GraphProto, origins: dict[str, str], times: Counter[str])
     islands: dict[str, str] = {}
     beside: dict[str, str] = {}
     for node in (*between, *(node for node in graph.node if node.op_type in _REORDERS)):
+        forwards = node.op_type in ("DequantizeLinear", "ReorderInput")
         floats = {
-            origins[other.name]: other.op_type
-            for other in _look_past(node, makers, readers)
+            origins[other.name]: operators.get(origins[other.name], other.op_type)
+            for other in _look_past(node, makers, readers, forwards=forwards)
             if other.op_type not in (*_CONVERSIONS, *_MOVES)
         }
         islands |= {name: operator for name, operator in floats.items() if operator not in _FLOAT}
@@ -171,14 +185,21 @@ def _judge(graph: onnx.GraphProto, origins: dict[str, str], times: Counter[str])
 
 
 def _look_past(
-    node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], readers: dict[str, list[onnx.NodeProto]]
+    node: onnx.NodeProto,
+    makers: dict[str, onnx.NodeProto],
+    readers: dict[str, list[onnx.NodeProto]],
+    *,
+    forwards: bool,
 ) -> list[onnx.NodeProto]:
-    """The nodes in float on the one side of a conversion, or of a change of layout, that it is there for."""
-    if node.op_type in ("DequantizeLinear", "ReorderInput"):
-        near = readers.get(node.output[0], [])
-    else:
-        near = [made for made in [makers.get(node.input[0])] if made is not None]
-    return [far for one in near for far in (_look_past(one, makers, readers) if one.op_type in _REORDERS else [one])]
+    """The nodes behind a node, or before it, with none that only changes the layout."""
+    near = readers.get(node.output[0], []) if forwards else [makers[name] for name in node.input[:1] if name in makers]
+    return [
+        far
+        for one in near
+        for far in (
+            _look_past(one, makers, readers, forwards=forwards) if one.op_type in (*_REORDERS, *_MOVES) else [one]
+        )
+    ]
 
 
 def _is_border(
@@ -197,7 +218,7 @@ def _is_border(
 
 
 def _read_times(path: Path) -> Counter[str]:
-    """Nanoseconds by node in a profile, but for each node's first run where it ran more than once."""
+    """Nanoseconds by node, in the order in which they ran, but for the first run of each that ran more than once."""
     runs: dict[str, list[int]] = {}
     events: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
     for event in events:

@@ -269,3 +269,14 @@ def test_a_profile_counts_every_run_of_a_node_but_the_first(tmp_path: Path) -> N
     ]
     (tmp_path / "profile.json").write_text(json.dumps([*events, {"cat": "Session", "name": "a_kernel_time", "dur": 1}]))
     assert _read_times(tmp_path / "profile.json") == {"a": 5000, "once": 7000}
+
+
+def test_nodes_that_onnx_runtime_gives_no_name_count_for_the_operator_that_they_are_of(tmp_path: Path) -> None:
+    model = make_qdq(as_conv(CLEAN), between="HardSwish")
+    name_nodes(model, read_products(model, "file").tensors)
+    (swish,) = [node.name for node in model.graph.node if node.op_type == "HardSwish"]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    fused = optimise(path, tmp_path, np.zeros((1, 4, 4, 4), np.float32), 1)
+    assert set(fused.islands) == {swish} and swish in fused.times
+    assert {spot.node for spot in look(model, fused=fused)["MB309"].spots} == {"layer", swish}

@@ -51,3 +51,25 @@ def test_a_node_that_nothing_in_the_file_explains_keeps_its_name() -> None:
         "ReorderInput_token_9": "ReorderInput_token_9",
         "unknown_nchwc": "unknown_nchwc",
     }
+
+
+def test_the_parts_of_an_inlined_function_are_the_operator_that_it_was() -> None:
+    source = make_graph(
+        helper.make_node("HardSwish", ["x"], ["h"], "swish"),
+        helper.make_node("QuantizeLinear", ["h", "s", "z"], ["q"], "quantize"),
+        helper.make_node("HardSwish", ["q"], ["i"], "other"),
+    )
+    optimised = make_graph(
+        helper.make_node("HardSigmoid", ["x"], ["t0"], "HardSigmoid_9"),
+        helper.make_node("Mul", ["x", "t0"], ["t1"], "Mul_10"),
+        helper.make_node("QuantizeLinear", ["t1", "s", "z"], ["t2"], "quantize_token_3"),
+        helper.make_node("Mul", ["t2", "t2"], ["i"], "Mul_11"),
+        helper.make_node("Mul", ["t2", "t2"], ["nobody's"], "Mul_12"),
+    )
+    assert find_origins(source, optimised) == {
+        "HardSigmoid_9": "swish",
+        "Mul_10": "swish",
+        "quantize_token_3": "quantize",
+        "Mul_11": "other",
+        "Mul_12": "Mul_12",
+    }
