@@ -27,10 +27,10 @@ from mbdeploy.stages.material import Material, read_material, refuse_unknown_met
 
 
 def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """Observe the images of each of ``request["parts"]``: its ``shard`` (first number, step) goes to its ``output``.
+    """Observe the images of each of ``request["parts"]``: its ``shard`` (first number, step) goes to the file ``made``.
 
-    Each file is whole as soon as it has its name. Where a part brings its ``provenance``, the file is vouched for at
-    once, so that it stays when the next one is stopped.
+    Where a part brings its ``provenance``, the file is vouched for and moved to ``output`` at once, so that it stays
+    when the next one is stopped.
     """
     refuse_unknown_method(request["method"])
     images = data.open_dataset(
@@ -44,13 +44,14 @@ def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         def tell(what: str, done: int, before: int = before) -> None:
             on_progress(what, before + done, total)
 
-        path = Path(part["output"])
+        made = Path(part["made"])
         seen = _observe(request, material, msgspec.structs.replace(images, samples=samples), tell)
-        with artifact.writing(path) as temporary:
+        with artifact.writing(made) as temporary:
             save_seen(seen, temporary)
         if part["provenance"] is not None:
             provenance = msgspec.convert(part["provenance"], artifact.Provenance)
-            artifact.write_sidecar(path, provenance, {"images": len(samples)})
+            artifact.write_sidecar(made, provenance, {"images": len(samples)})
+            artifact.move_made(made, Path(part["output"]))
         before += len(samples)
     return {"images": total}
 

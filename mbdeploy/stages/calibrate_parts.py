@@ -34,12 +34,18 @@ def write_here(
 ) -> None:
     """Let one child write these shards, one after the other; ``limits`` are for each."""
     limits = limits or Limits()
-    parts = [
-        {"shard": [number - 1, shards], "output": str(path), "provenance": msgspec.to_builtins(provenance)}
-        for number, path, provenance in missing
-    ]
-    for_all = msgspec.structs.replace(limits, wall_s=limits.wall_s * len(parts))
-    run_in_child("observe_shards", {**request, "parts": parts}, for_all, on_progress)
+    for_all = msgspec.structs.replace(limits, wall_s=limits.wall_s * len(missing))
+    with artifact.lending_folder(missing[0][1]) as scratch:  # a child that is killed leaves nothing
+        parts = [
+            {
+                "shard": [number - 1, shards],
+                "made": str(scratch / path.name),
+                "output": str(path),
+                "provenance": msgspec.to_builtins(provenance),
+            }
+            for number, path, provenance in missing
+        ]
+        run_in_child("observe_shards", {**request, "parts": parts}, for_all, on_progress)
 
 
 def run_in_child(function: str, request: dict[str, Any], limits: Limits | None, on_progress: Progress) -> Any:
@@ -99,8 +105,9 @@ def write_shard(request: dict[str, Any], on_progress: Progress) -> Any:
     found = {"model": artifact.digest_file(Path(request["model"])), "calibration": images.digest()}
     for role, digest in found.items():
         artifact.check_digest(DataError, request[role], digest, request["parents"][role])
-    part = {"shard": request["shard"], "output": request["output"], "provenance": None}
-    return run_in_child("observe_shards", {**request, "parts": [part]}, None, on_progress)
+    with artifact.writing(Path(request["output"])) as temporary:
+        part = {"shard": request["shard"], "made": str(temporary), "provenance": None}
+        return run_in_child("observe_shards", {**request, "parts": [part]}, None, on_progress)
 
 
 def _place(word: str) -> str:

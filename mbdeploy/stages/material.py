@@ -83,7 +83,8 @@ def read_calibration(path: Path, model: Path, plan: qdq.Plan, method: str, neede
     Raises:
         DataError: not such a file. ModelError: it is of another model. UsageError: ``needed`` asks for one more.
     """
-    if unseen := [name for name in needed if name not in set(plan.tensors)]:
+    known = set(plan.tensors)
+    if unseen := [name for name in needed if name not in known]:
         raise UsageError(
             where=path,
             expected="ranges of all tensors that carry scales",
