@@ -1,9 +1,12 @@
-"""What `quantize` costs beside onnxruntime's `quantize_static`: CPU time and peak memory of a whole fresh process.
+"""What `quantize` costs by each calibration method, and beside onnxruntime's `quantize_static`.
 
     python benchmarks/quantize_cost.py MODEL.onnx IMAGES --preprocess lite [--num-images 128] [--repeats 3]
+    python benchmarks/quantize_cost.py MODEL.onnx IMAGES --preprocess lite --ours-only    # mbdeploy alone
 
-IMAGES is anything that `mbdeploy quantize --calibration` takes. Both tools get the same file, the same images
-through the same preprocessing, one thread; they run alternately, and each figure is the median over repeats.
+CPU time and peak memory of whole fresh processes. IMAGES is anything that `mbdeploy quantize --calibration` takes.
+Both tools get the same file, the same images through the same preprocessing, one thread. They and the methods take
+turns, and each figure is the median over repeats; `over_minmax` is a method's over that of the same tool's minmax.
+(The peer keeps all activations for percentile and entropy: gigabytes for 128 images.)
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 
 #: Ours and the peer's; it has no mse, so that is measured beside its percentile.
 METHODS = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy", "mse": "Percentile"}
+OURS, PEER = "mbdeploy", "quantize_static"
 
 
 def quantize_with_ort(arguments: argparse.Namespace, output: Path) -> None:
@@ -54,7 +58,7 @@ def quantize_with_ort(arguments: argparse.Namespace, output: Path) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod[METHODS[arguments.method]],
+        calibrate_method=CalibrationMethod[METHODS[arguments.method[0]]],
     )
 
 
@@ -74,13 +78,37 @@ def measure_process(argv: list[str]) -> tuple[float, int]:
     return seconds, peak
 
 
+def summarise(taken: dict[tuple[str, str], list[tuple[float, int]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Medians by method and tool, from seconds and bytes of each run; ratios to the peer, and to the tool's minmax."""
+    medians = {
+        key: {
+            "cpu_s": statistics.median(seconds for seconds, _ in runs),
+            "peak_mb": statistics.median(peak for _, peak in runs) / 1e6,
+        }
+        for key, runs in taken.items()
+    }
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for (method, tool), found in medians.items():
+        row = table.setdefault(method, {})
+        row[tool] = {"cpu_s": round(found["cpu_s"], 2), "peak_mb": round(found["peak_mb"])}
+        if method != "minmax" and ("minmax", tool) in medians:
+            row[f"{tool} over_minmax"] = _divide(found, medians["minmax", tool])
+        if tool == OURS and (method, PEER) in medians:
+            row["ratio"] = _divide(found, medians[method, PEER])
+    return table
+
+
+def _divide(found: dict[str, float], base: dict[str, float]) -> dict[str, float]:
+    return {key: round(found[key] / base[key], 3) for key in found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("images")
     parser.add_argument("--preprocess", required=True)
     parser.add_argument("--num-images", type=int, default=128)
-    parser.add_argument("--method", choices=METHODS, default="minmax")
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--recipe", default="portable", help="accurate does more than quantize_static")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ours-only", action="store_true", help="for the growth of memory with the number of images")
@@ -89,40 +117,25 @@ def main() -> None:
     if arguments.peer_output:
         quantize_with_ort(arguments, Path(arguments.peer_output))
         return
-    common = ["--preprocess", arguments.preprocess]
-    taken: dict[str, list[tuple[float, int]]] = {"mbdeploy": [], "quantize_static": []}
+    taken: dict[tuple[str, str], list[tuple[float, int]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for repeat in range(arguments.repeats):
-            ours = [sys.executable, "-m", "mbdeploy.cli", "quantize", arguments.model, *common]
-            ours += ["--calibration", arguments.images, "--num-calibration-samples", str(arguments.num_images)]
-            ours += [
-                "--recipe",
-                arguments.recipe,
-                "--calibration-method",
-                arguments.method,
-                "-o",
-                f"{folder}/ours-{repeat}.onnx",
-            ]
-            taken["mbdeploy"].append(measure_process(ours))
-            if arguments.ours_only:
-                continue
-            peer = [sys.executable, __file__, arguments.model, arguments.images, *common, "--method", arguments.method]
-            peer += ["--num-images", str(arguments.num_images), "--peer-output", f"{folder}/peer-{repeat}.onnx"]
-            taken["quantize_static"].append(measure_process(peer))
-    rows = {
-        name: {
-            "cpu_s": round(statistics.median(seconds for seconds, _ in runs), 2),
-            "peak_mb": round(statistics.median(peak for _, peak in runs) / 1e6),
-        }
-        for name, runs in taken.items()
-        if runs
-    }
-    if not arguments.ours_only:
-        rows["ratio"] = {
-            key: round(rows["mbdeploy"][key] / rows["quantize_static"][key], 3) for key in ("cpu_s", "peak_mb")
-        }
-    settings = {key: getattr(arguments, key) for key in ("method", "num_images", "repeats")}
-    print(json.dumps({"model": Path(arguments.model).name, **settings, **rows}, indent=1))
+        for _ in range(arguments.repeats):
+            for method in arguments.method:
+                for tool, argv in list_commands(arguments, method, folder).items():
+                    taken.setdefault((method, tool), []).append(measure_process(argv))
+    settings = {key: getattr(arguments, key) for key in ("recipe", "num_images", "repeats")}
+    print(json.dumps({"model": Path(arguments.model).name, **settings, "methods": summarise(taken)}, indent=1))
+
+
+def list_commands(arguments: argparse.Namespace, method: str, folder: str) -> dict[str, list[str]]:
+    """The command of each tool that is to be measured."""
+    common = ["--preprocess", arguments.preprocess]
+    ours = [sys.executable, "-m", "mbdeploy.cli", "quantize", arguments.model, *common]
+    ours += ["--calibration", arguments.images, "--num-calibration-samples", str(arguments.num_images)]
+    ours += ["--recipe", arguments.recipe, "--calibration-method", method, "-o", f"{folder}/ours.onnx"]
+    peer = [sys.executable, __file__, arguments.model, arguments.images, *common, "--method", method]
+    peer += ["--num-images", str(arguments.num_images), "--peer-output", f"{folder}/peer.onnx"]
+    return {OURS: ours} if arguments.ours_only else {PEER: peer, OURS: ours}
 
 
 if __name__ == "__main__":

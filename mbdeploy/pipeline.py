@@ -95,24 +95,23 @@ def run(
             raise UsageError(
                 where=name, expected=f"a stage ({', '.join(STAGES)})", found="no such stage", todo="name one of these"
             )
-    from mbdeploy.data import find_data
+    from mbdeploy.data import settle_quantization
     from mbdeploy.stages.placement import check_rules, parse_rules
 
     check_rules(parse_rules(require_placement), providers, ["int8"])
     described = load_card(card)
+    given = {
+        "calibration": calibration,
+        "recipe": recipe,
+        "keep_float": tuple(keep_float),
+        "calibration_method": calibration_method,
+        "num_calibration_samples": num_calibration_samples,
+    }
     steps = _list_steps(
         card,
         output,
         export={"exporter": exporter, "opset": opset, "trust": trust},
-        quantize={
-            "calibration": calibration or find_data(described.quantization.calibration, Path(described.path).parent),
-            "recipe": recipe or described.quantization.recipe,
-            "without": tuple(without),
-            "keep_float": tuple(keep_float) or described.quantization.keep_float,
-            "calibration_method": calibration_method or described.quantization.calibration_method,
-            "num_calibration_samples": num_calibration_samples or described.quantization.num_calibration_samples,
-            "seed": seed,
-        },
+        quantize={**settle_quantization(described, given), "without": tuple(without), "seed": seed},
         measuring=describe_measuring(
             described,
             output,

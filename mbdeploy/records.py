@@ -66,7 +66,10 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """A tensor's scale and the relative standard error that it has because these images are a sample."""
+    """A tensor's scale and the relative standard error that it has because these images are a sample.
+
+    The error is a jackknife's, which leaves out one group of images at a time (:mod:`mbdeploy.quant.adequacy`).
+    """
 
     tensor: str
     scale: float
@@ -83,7 +86,7 @@ class Widener(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the calibration images were enough, and the evidence. ``spread`` lists the worst tensors."""
+    """Whether the calibration images were enough, and the evidence. ``spread`` has every tensor, the worst first."""
 
     images: int
     method: str

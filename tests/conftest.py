@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -68,6 +71,21 @@ def make_photos() -> Callable[..., None]:
 def make_onnx_card() -> Callable[..., Path]:
     """Write a card whose network is an ONNX file, so that no test has to wait for torch: see ``write_onnx_card``."""
     return write_onnx_card
+
+
+@pytest.fixture
+def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of calibrate, mix and quantize in this process: each child imports ONNX Runtime anew, for a second."""
+
+    from mbdeploy.isolate import Outcome, Verdict, ignore_progress
+
+    def run_here(step: str, request: Mapping[str, Any], **keywords: Any) -> Any:
+        module, _, function = step.partition(":")
+        value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), ignore_progress)
+        return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
+
+    for name in ("calibrate_parts", "mix", "quantize"):
+        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", run_here)
 
 
 @pytest.fixture

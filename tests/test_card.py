@@ -136,6 +136,12 @@ def test_every_card_that_ships_can_be_read_and_is_called_like_its_file() -> None
     assert [card.name for card in cards] == [Path(card.path).stem for card in cards]
 
 
+def test_a_card_with_trained_weights_quotes_no_measurement_that_another_recipe_makes_stale() -> None:
+    for card in list_cards():
+        comments = [line for line in Path(card.path).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        assert not (card.weights.trained and any("dB" in line for line in comments)), card.name
+
+
 def test_preprocessing_survives_json() -> None:
     preprocess = Preprocess(size=224, resize=256, interpolation="bicubic", mean=(1.5, 2.0, 3.25), std=(1.0, 2.0, 3.0))
     assert msgspec.json.decode(msgspec.json.encode(preprocess), type=Preprocess) == preprocess

@@ -121,19 +121,22 @@ def check_fusing(facts: Facts) -> tuple[str, list[Spot]]:
     if facts.fused is None:
         return "", []
     fused, reading = facts.fused, facts.reading
-    spots = [
-        Spot(node=product.layer.node, text=f"runs in float: {explain_float(reading, product)}")
+    slow = {
+        product.layer.node: f"runs in float: {explain_float(reading, product)}"
         for product in reading.products
         if fused.integer.get(product.layer.node) is False
-    ]
-    slow = [spot.node for spot in spots]
-    spots += [Spot(node=node, text=f"a layer in float: {reason}") for node, reason in reading.floats.items()]
-    spots += [Spot(node=node, text=f"{operator} in float") for node, operator in fused.islands.items()]
-    share = fused.share({*slow, *reading.floats, *fused.islands, *fused.conversions})
-    time = "" if share is None else f"; with what they surround they take {share:.0%} of the time"
+    }
+    texts = {node: f"{operator} in float" for node, operator in fused.islands.items()}
+    texts = {**slow, **{node: f"a layer in float: {reason}" for node, reason in reading.floats.items()}, **texts}
+    taken: dict[str, list[str]] = {node: [node] for node in texts}
+    for conversion, node in fused.beside.items():
+        texts.setdefault(node, "a conversion that no node takes in" if node == conversion else "in float")
+        taken.setdefault(node, [node] if node != conversion else []).append(conversion)
+    spots = [Spot(node=node, text=text, time_share=fused.share(taken[node])) for node, text in texts.items()]
     floats = len(slow) + len(reading.floats)
     total = len(reading.products) + len(reading.floats)
-    return f"{floats} of {total} layers in float, {fused.between} conversions inside the graph{time}", spots
+    summary = f"{floats} of {total} layers in float, {fused.between} conversions inside the graph"
+    return summary, sorted(spots, key=lambda spot: -(spot.time_share or 0))
 
 
 def check_loading(facts: Facts) -> tuple[str, list[Spot]]:

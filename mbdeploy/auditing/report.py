@@ -12,16 +12,22 @@ Severity = Literal["error", "warning"]
 
 
 class Spot(msgspec.Struct, frozen=True, kw_only=True):
-    """A place that a finding is about, and its numbers in words."""
+    """A place that a finding is about, and its numbers in words.
+
+    ``time_share`` is the share of the file's time that the node takes with the conversions beside it; None where that
+    was not looked at.
+    """
 
     node: str
     text: str
+    time_share: float | None = None
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What a rule found: one sentence with numbers, what to do, and the places, the worst first.
 
-    An ``error`` makes answers differ from CPU to CPU, or wrong; a ``warning`` costs accuracy or time.
+    An ``error`` makes answers differ from CPU to CPU, or wrong; a ``warning`` costs accuracy or time. ``time_share`` is
+    that of all places together.
     """
 
     rule: str
@@ -30,6 +36,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     change: str
     spots: tuple[Spot, ...]
+    time_share: float | None = None
 
 
 class LayerAudit(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,7 +101,11 @@ class RepairRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
-    """What one file shows by itself. ``unjudged`` says by node why a product could not be looked at."""
+    """What one file shows by itself. ``unjudged`` says by node why a product could not be looked at.
+
+    ``timed_on`` says over which inputs shares of time are: images, or noise, which takes the same time. It is empty
+    where nothing was timed.
+    """
 
     form: str
     layers: tuple[LayerAudit, ...]
@@ -103,6 +114,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     operators: dict[str, int]
     conversion_share: float | None = None
+    timed_on: str = ""
 
     @property
     def clipping(self) -> int:

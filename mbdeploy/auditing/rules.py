@@ -110,6 +110,7 @@ def check_rules(facts: checks.Facts) -> tuple[Finding, ...]:
     for name, rule in RULES.items():
         summary, spots = rule.check(facts)
         if spots:
+            times = [spot.time_share for spot in spots if spot.time_share is not None]
             found.append(
                 Finding(
                     rule=name,
@@ -118,6 +119,7 @@ def check_rules(facts: checks.Facts) -> tuple[Finding, ...]:
                     summary=summary,
                     change=rule.change,
                     spots=tuple(spots),
+                    time_share=sum(times) if times else None,
                 )
             )
     return tuple(found)

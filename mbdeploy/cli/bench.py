@@ -52,7 +52,8 @@ from mbdeploy.results import SCHEMA_VERSION
 @click.option(
     "--scenario",
     type=click.Choice(["single-stream", "multi-stream", "server", "offline"]),
-    help="A scenario of MLPerf Inference, by its LoadGen (`pip install mlcommons-loadgen`).",
+    help="A scenario of MLPerf Inference, by its LoadGen (`pip install mlcommons-loadgen`). Its logs are kept in "
+    "FILE.loadgen/ beside --output, else in MODEL.SCENARIO.loadgen/ beside the first model.",
 )
 @click.option("--preset", type=click.Choice(["rapid", "quick", "normal"]), help="How long it is.  [default: quick]")
 @click.option("--target-qps", type=click.FloatRange(0, min_open=True), help="Queries a second for --scenario server.")

@@ -74,7 +74,7 @@ def _run_scenario(screen: Screen, paths: Sequence[Path], output: Path | None, gi
     from mbdeploy.stages.bench_scenario import judge_scenario, run_scenario, tabulate_scenario
 
     fitted = fit(run_scenario, "--scenario", given)
-    logs = output.with_suffix(".loadgen") if output else None
+    logs = output.with_suffix(".loadgen") if output else paths[0].with_suffix(f".{fitted['scenario']}.loadgen")
     with screen.progress() as on_progress:
         runs = run_scenario(paths, logs=logs, on_progress=on_progress, **fitted)
     result = {"schema_version": SCHEMA_VERSION, "runs": runs}

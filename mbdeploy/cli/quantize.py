@@ -62,7 +62,7 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
     if precision == "fp16":
         _halve(screen, path, output, keywords)
         return None
-    given = {**places.read_quantization(model), **options.keep_given(keywords)}
+    given = places.read_quantization(model, options.keep_given(keywords))
     if "calibration" not in given and "ranges" not in given:
         raise click.UsageError("a model file needs --calibration: a folder, manifest, CSV or .npz of images")
     shared = given.keys() & {"workers", "cluster"}

@@ -4,7 +4,7 @@ from mbdeploy.data.batches import Batch, load_arrays, load_batches
 from mbdeploy.data.images import prepare_image
 from mbdeploy.data.presets import load_labels, resolve_preprocess
 from mbdeploy.data.samples import Dataset, Sample
-from mbdeploy.data.sources import find_data, is_manifest, open_dataset
+from mbdeploy.data.sources import find_data, is_manifest, open_dataset, settle_quantization
 
 __all__ = [
     "Batch",
@@ -18,4 +18,5 @@ __all__ = [
     "open_dataset",
     "prepare_image",
     "resolve_preprocess",
+    "settle_quantization",
 ]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from mbdeploy import assets
+from mbdeploy.card import ModelCard
 from mbdeploy.data.arrays import list_rows
 from mbdeploy.data.layouts import list_csv, list_folder
 from mbdeploy.data.manifests import list_manifest, read_manifest
@@ -82,6 +87,21 @@ def find_data(source: str | Path, card_dir: Path) -> str:
         DataError: nothing of that name.
     """
     return str(source) if is_manifest(source) else str(_find(source, card_dir))
+
+
+def settle_quantization(card: ModelCard, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of ``quantize`` that a card may say: as ``given`` (None and empty are not), else as the card does.
+
+    Images that the card names are found from any folder, and not looked for where others are given.
+
+    Raises:
+        DataError: the card names images that are not there.
+    """
+    said = msgspec.structs.asdict(card.quantization)
+    settled = {name: given.get(name) or value for name, value in said.items()}
+    if not given.get("calibration"):
+        settled["calibration"] = find_data(said["calibration"], Path(card.path).parent)
+    return settled
 
 
 def is_manifest(source: str | Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from mbdeploy.auditing.report import Finding, Spot
 from mbdeploy.gating.report import Lint, Place
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.stages.audit import audit
@@ -41,9 +42,16 @@ def lint_model(
             title=finding.title,
             summary=finding.summary,
             change=finding.change,
-            places=tuple(Place(node=spot.node, text=spot.text) for spot in finding.spots),
+            places=tuple(Place(node=spot.node, text=spot.text) for spot in _list_spots(finding)),
         )
         for finding in audited.examined.findings
         if finding.rule not in ignore
     ]
     return tuple(found)
+
+
+def _list_spots(finding: Finding) -> list[Spot]:
+    """The places in an order that is the same each time: those that are ordered by time, by name."""
+    if finding.time_share is None:
+        return list(finding.spots)
+    return sorted(finding.spots, key=lambda spot: spot.node)

@@ -42,10 +42,10 @@ def audit(
 
     Rules: 1. Q/DQ and QOperator files of any tool are judged by their stored integers; with ``data``, outputs
     that do clip are counted on at most ``num_samples`` images, which also run on ``providers``, as executed and
-    exact. Without, ``seed`` draws noise for that. 2. ``repair`` writes a safe copy to ``output`` with its sidecar;
-    layers that are safe already stay as they are. Weights come from the file itself, or from the float model
-    ``against``, with which outputs are compared too. 3. ``passed`` of the report speaks of the repaired file
-    where there is one.
+    exact. Without, ``seed`` draws noise for that. Nodes are timed over the same images, or over noise, because values
+    do not change the time. 2. ``repair`` writes a safe copy to ``output`` with its sidecar; layers that are safe
+    already stay as they are. Weights come from the file itself, or from the float model ``against``, with which
+    outputs are compared too. 3. ``passed`` of the report speaks of the repaired file where there is one.
 
     Raises:
         UsageError: options that contradict each other. ModelError: no quantized ONNX model, or float weights that
@@ -62,6 +62,7 @@ def audit(
             "data": data,
             "preprocess": preprocess,
             "num_samples": num_samples,
+            "seed": seed,
             "threads": threads,
             "scratch": scratch,
             "provenance": msgspec.to_builtins(provenance),

@@ -20,10 +20,20 @@ from mbdeploy.auditing.products import Product, Reading, read_products
 from mbdeploy.auditing.repairing import repair_model
 from mbdeploy.auditing.report import Examined, LayerAudit
 from mbdeploy.auditing.rules import check_rules
+from mbdeploy.errors import ModelError
 from mbdeploy.isolate import Progress
-from mbdeploy.stages.subject import check_inputs, choose_preprocess, read_subject
+from mbdeploy.stages.subject import check_inputs, choose_preprocess, draw_noise, read_subject
 
+_NOISE_IMAGES = 4
 _TYPES = {"u": onnx.TensorProto.UINT8, "s": onnx.TensorProto.INT8}
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The images that nodes are timed over (n, c, h, w), what they are, and with how many threads."""
+
+    images: NDArray[np.float32] | None
+    source: str
+    threads: int
 
 
 def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
@@ -39,7 +49,8 @@ def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
         tallies = _watch_inputs(model, reading, suspects, images, request["threads"], on_progress)
     on_progress("loading it into ONNX Runtime", 0, 0)
     answer: dict[str, Any] = {}
-    examined = _examine(model, reading, unsafe, tallies, scratch, images, request["threads"])
+    timing = _choose_timed(path, images, request)
+    examined = _examine(model, reading, unsafe, tallies, scratch, timing)
     answer["examined"] = msgspec.to_builtins(examined)
     if request["output"] is not None:
         on_progress("repairing", 0, 0)
@@ -49,7 +60,7 @@ def audit_file(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
         model_file.save_model(made, Path(request["output"]))
         again = read_products(made, path)
         safe = {product.layer.node: find_unsafe(product) for product in again.products}
-        repaired = _examine(made, again, safe, {}, scratch, images, request["threads"])
+        repaired = _examine(made, again, safe, {}, scratch, timing)
         answer |= {"repair": msgspec.to_builtins(record), "repaired": msgspec.to_builtins(repaired)}
     return answer
 
@@ -63,6 +74,17 @@ def _load_images(path: Path, request: Mapping[str, Any]) -> NDArray[np.float32] 
     arrays = data.load_arrays(images, how, limit=request["num_samples"])
     check_inputs([subject], arrays.shape, request["data"])
     return arrays
+
+
+def _choose_timed(path: Path, images: NDArray[np.float32] | None, request: Mapping[str, Any]) -> Timing:
+    """The user's images, else noise; a file that takes no image is not timed."""
+    if images is not None:
+        return Timing(images=images, source=f"{len(images)} images of {request['data']}", threads=request["threads"])
+    try:
+        noise, source = draw_noise(read_subject(path), _NOISE_IMAGES, request["seed"])
+    except ModelError:
+        return Timing(images=None, source="", threads=request["threads"])
+    return Timing(images=noise, source=f"{source}: values do not change the time", threads=request["threads"])
 
 
 def _watch_inputs(
@@ -119,10 +141,9 @@ def _examine(
     unsafe: Mapping[str, Mapping[str, NDArray[np.bool_]]],
     tallies: Mapping[str, Tally],
     scratch: Path,
-    images: NDArray[np.float32] | None,
-    threads: int,
+    timing: Timing,
 ) -> Examined:
-    fused, refusal = _load(model, reading, scratch, images, threads)
+    fused, refusal = _load(model, reading, scratch, timing)
     facts = Facts(reading=reading, unsafe=unsafe, tallies=tallies, fused=fused, refusal=refusal)
     layers = [_describe(product, facts) for product in reading.products]
     forms = sorted({product.form for product in reading.products})
@@ -134,19 +155,18 @@ def _examine(
         findings=check_rules(facts),
         operators=fused.operators if fused else {},
         conversion_share=fused.share(fused.conversions) if fused else None,
+        timed_on=timing.source if fused and fused.times else "",
     )
 
 
-def _load(
-    model: onnx.ModelProto, reading: Reading, scratch: Path, images: NDArray[np.float32] | None, threads: int
-) -> tuple[Fused | None, str]:
+def _load(model: onnx.ModelProto, reading: Reading, scratch: Path, timing: Timing) -> tuple[Fused | None, str]:
     """The optimised graph, or what ONNX Runtime says against the file."""
     named = model_file.copy_model(model)
     name_nodes(named, reading.tensors)
     path = scratch / "named.onnx"
     model_file.save_model(named, path)
     try:
-        return optimise(path, scratch, images, threads), ""
+        return optimise(path, scratch, timing.images, timing.threads), ""
     except Exception as error:  # its exceptions have no base of their own
         return None, (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -17,7 +17,15 @@ from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress
 from mbdeploy.quant.metrics import compare_outputs
 from mbdeploy.results import Host
-from mbdeploy.stages.subject import Subject, check_inputs, choose_preprocess, entitle, plan_session, read_subject
+from mbdeploy.stages.subject import (
+    Subject,
+    check_inputs,
+    choose_preprocess,
+    draw_noise,
+    entitle,
+    plan_session,
+    read_subject,
+)
 from mbdeploy.targets import Job, Provider, Target, open_target, parse_provider
 
 File = Literal["input", "repaired"]
@@ -25,9 +33,8 @@ File = Literal["input", "repaired"]
 #: u8 wherever u8 by s8 would saturate, bit for bit the same otherwise; on a CPU that cannot saturate it is the same.
 Way = Literal["executed", "exact", "unsaturated"]
 _PRECISE = {"session.x64quantprecision": "1"}
-#: Images of noise, where none were given, and their size where the file leaves it open.
+#: Images of noise, where none were given.
 _NOISE_IMAGES = 4
-_NOISE_SHAPE = (3, 224, 224)
 
 
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +192,4 @@ def _make_inputs(
         inputs = load_arrays(dataset, how, limit=num_samples)
         check_inputs([subject], inputs.shape, data)
         return inputs, dataset.source
-    shape = tuple(size or usual for size, usual in zip(subject.signature.shape[1:], _NOISE_SHAPE, strict=True))
-    noise = np.random.default_rng(seed).standard_normal((_NOISE_IMAGES, *shape), np.float32)
-    return noise, f"noise (seed {seed})"
+    return draw_noise(subject, _NOISE_IMAGES, seed)

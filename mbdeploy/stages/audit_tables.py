@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mbdeploy.auditing.cpus import CPUS
-from mbdeploy.auditing.report import AuditReport, Examined, Finding, RepairRecord
+from mbdeploy.auditing.report import AuditReport, Examined, Finding, RepairRecord, Spot
 from mbdeploy.results import Metrics
 from mbdeploy.stages.tables import Table, format_bytes
 
@@ -40,6 +40,8 @@ def _tabulate_facts(report: AuditReport) -> Table:
         rows.append(("in integers here", f"{sum(fused)} of {len(fused)} layers"))
     if examined.conversion_share:
         rows.append(("conversions inside", f"{examined.conversion_share:.0%} of the time"))
+    if examined.timed_on:
+        rows.append(("times are over", examined.timed_on))
     return Table(title=_say_verdict(report), columns=("", ""), rows=tuple(rows), left=(0, 1))
 
 
@@ -72,12 +74,22 @@ def _tabulate_cpus(report: AuditReport) -> Table:
 def _tabulate_findings(findings: Sequence[Finding], when: str) -> list[Table]:
     tables = []
     for finding in findings:
-        rows = tuple((spot.node, spot.text) for spot in finding.spots[:_MOST_ROWS])
+        rows = tuple((spot.node, spot.text, *_say_time(spot, finding)) for spot in finding.spots[:_MOST_ROWS])
+        columns = ("at", "what", *(("time",) if finding.time_share is not None else ()))
         more = len(finding.spots) - _MOST_ROWS
         notes = ((f"and {more} more",) if more > 0 else ()) + (f"do: {finding.change}",)
         title = f"{finding.rule} {finding.severity}: {finding.title}{when}: {finding.summary}"
-        tables.append(Table(title=title, columns=("at", "what"), rows=rows, notes=notes, left=(0, 1)))
+        if finding.time_share is not None:
+            title += f"; these places take {finding.time_share:.0%} of the time"
+        tables.append(Table(title=title, columns=columns, rows=rows, notes=notes, left=(0, 1)))
     return tables
+
+
+def _say_time(spot: Spot, finding: Finding) -> tuple[str, ...]:
+    """The cell of a place's time, in findings that have times."""
+    if finding.time_share is None:
+        return ()
+    return ("n/a" if spot.time_share is None else f"{spot.time_share:.1%}",)
 
 
 def _tabulate_repair(record: RepairRecord) -> list[Table]:

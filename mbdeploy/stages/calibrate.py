@@ -11,7 +11,7 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.errors import ModelError, UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.records import Adequacy, CalibrateRecord
-from mbdeploy.stages.calibrate_parts import SHARDS, write_in_child, write_shared
+from mbdeploy.stages.calibrate_parts import count_shards, run_in_child, write_here, write_shared
 from mbdeploy.watch import Limits
 
 
@@ -22,7 +22,7 @@ def calibrate(
     calibration: str,
     calibration_method: str = "mse",
     num_calibration_samples: int = 128,
-    shards: int = 1,
+    shards: int | None = None,
     shard: int | None = None,
     preprocess: str | None = None,
     threads: int = 1,
@@ -34,27 +34,26 @@ def calibrate(
 ) -> CalibrateRecord:
     """Observe the activations of a float model on calibration images; write what was seen into the folder ``output``.
 
-    ``shards`` divides the images; each shard is a file, and those that are there are not done again, so that a run
-    that was stopped goes on. With ``shard`` (from 1) only that one is done, here or on another machine: a call without
-    it, over the same folder, does what is missing and merges. Merged files are ``calibration.npz`` (for ``quantize``
-    with ``ranges``) and ``ranges.json`` (ONNX Runtime's calibration cache). They do not depend on the number of
-    shards, nor on the order of the images. ``workers`` processes here, or those of a ``cluster`` (``local:N``,
-    ``tcp://host:port``), share the shards, of which there are 16 if nobody says more.
+    ``shards`` divides the images (by default one for 32 images, 16 at most); each shard is a file, and those that are
+    there are not done again, so that a run that was stopped goes on. With ``shard`` (from 1) only that one is done,
+    here or on another machine: a call without it, over the same folder, does what is missing and merges. Merged files
+    are ``calibration.npz`` (for ``quantize`` with ``ranges``) and ``ranges.json`` (ONNX Runtime's calibration cache).
+    They do not depend on the number of shards, nor on the order of the images. ``workers`` processes here, or those of
+    a ``cluster`` (``local:N``, ``tcp://host:port``), share the shards.
 
     Raises:
         UsageError: a shard that does not exist, or an unknown method. ModelError, DataError: unusable input.
         OutputError: nowhere to write. StepError: the native step crashed, hung or ran out of memory.
     """
-    if shards < 1 or not 1 <= (shard or 1) <= shards:
-        raise UsageError(expected=f"a shard from 1 to {shards}", found=str(shard), todo="correct --shard, or --shards")
     is_shared = workers is not None or cluster is not None
     if is_shared and shard is not None:
         raise UsageError(expected="all shards, shared", found=f"--shard {shard}", todo="leave out --shard")
     if not model.is_file():
         raise ModelError(where=model, expected="an ONNX model", found="no such file", todo="check the path")
     images = data.open_dataset(calibration, split="calibrate", limit=num_calibration_samples, seed=seed)
-    if is_shared and shards == 1:
-        shards = min(SHARDS, len(images))
+    shards = count_shards(len(images)) if shards is None else shards
+    if shards < 1 or not 1 <= (shard or 1) <= shards:
+        raise UsageError(expected=f"a shard from 1 to {shards}", found=str(shard), todo="correct --shard, or --shards")
     if len(images) < shards:
         raise UsageError(
             where=calibration,
@@ -88,20 +87,16 @@ def calibrate(
                 missing.append((number, path, provenance))
         if is_shared and missing:
             write_shared(missing, request, shards, workers=workers, cluster=cluster, on_progress=on_progress)
-        else:
-            for number, path, provenance in missing:
-                asked = {**request, "shard": [number - 1, shards]}
-                artifact.write_sidecar(
-                    path, provenance, write_in_child(path, "observe_shard", asked, limits, on_progress)
-                )
+        elif missing:
+            write_here(missing, request, shards, limits, on_progress)
         adequacy = None
         files: tuple[Path, ...] = ()
         if shard is None:
             files = (output / "calibration.npz", output / "ranges.json")
-            with artifact.writing(files[1]) as cache:
-                merging = {**request, "shards": [str(path) for path in paths], "cache": str(cache)}
-                merged = write_in_child(files[0], "merge_shards", merging, limits, on_progress)
-                adequacy = msgspec.convert(merged, Adequacy)
+            with artifact.writing(files[0]) as merged, artifact.writing(files[1]) as cache:
+                merging = {**request, "shards": list(map(str, paths)), "output": str(merged), "cache": str(cache)}
+                judged = run_in_child("merge_shards", merging, limits, on_progress)
+                adequacy = msgspec.convert(judged, Adequacy)
             provenance = Provenance(stage="calibrate", params=shown, parents=parents, tools=tools)
             artifact.write_sidecar(files[0], provenance, adequacy)
     return CalibrateRecord(

@@ -1,7 +1,8 @@
-"""The calibrate stage's children: one observes a shard of the images, one merges what all shards saw."""
+"""The calibrate stage's children: one observes shards of the images, one merges what all shards saw."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,66 @@ from mbdeploy import data, model_file
 from mbdeploy.isolate import Progress
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import observe
-from mbdeploy.quant.calibration_file import GROUPS, Identity, load_seen, make_seen, merge_seen, save_seen, write_cache
+from mbdeploy.quant.calibration_file import (
+    GROUPS,
+    Identity,
+    Seen,
+    load_seen,
+    make_seen,
+    merge_seen,
+    save_seen,
+    write_cache,
+)
 from mbdeploy.quant.running import digest_image
-from mbdeploy.stages.material import read_material, refuse_unknown_method
+from mbdeploy.stages.material import Material, read_material, refuse_unknown_method
 
 
-def observe_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """Observe the images of ``request["shard"]`` (first number, step) and write them to ``request["output"]``."""
+def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+    """Observe the images of each of ``request["parts"]``: its ``shard`` (first number, step) goes to the file ``made``.
+
+    Where a part brings its ``provenance``, the file is vouched for and moved to ``output`` at once, so that it stays
+    when the next one is stopped.
+    """
     refuse_unknown_method(request["method"])
     images = data.open_dataset(
         request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"]
     )
-    first, step = request["shard"]
-    images = msgspec.structs.replace(images, samples=images.samples[first::step])
     material = read_material(request, images)
+    parts = [images.samples[first::step] for first, step in (part["shard"] for part in request["parts"])]
+    total, before = sum(map(len, parts)), 0
+    for part, samples in zip(request["parts"], parts, strict=True):
+
+        def tell(what: str, done: int, before: int = before) -> None:
+            on_progress(what, before + done, total)
+
+        made = Path(part["made"])
+        seen = _observe(request, material, msgspec.structs.replace(images, samples=samples), tell)
+        with artifact.writing(made) as temporary:
+            save_seen(seen, temporary)
+        if part["provenance"] is not None:
+            provenance = msgspec.convert(part["provenance"], artifact.Provenance)
+            artifact.write_sidecar(made, provenance, {"images": len(samples)})
+            artifact.move_made(made, Path(part["output"]))
+        before += len(samples)
+    return {"images": total}
+
+
+def _observe(
+    request: dict[str, Any], material: Material, images: data.Dataset, on_image: Callable[[str, int], None]
+) -> Seen:
     identity = Identity(
         model=model_file.digest_model(Path(request["model"])),
         tensors=tuple(material.plan.tensors),
         counting=request["method"] != "minmax",
     )
-    names: dict[int, str] = {}
+    seen = make_seen(identity, {})
 
     def name_images() -> Any:
         batches = data.load_batches(images, material.preprocess, batch_size=1, input_shape=material.image_shape)
         for batch in batches:
-            names[digest_image(batch.inputs)] = batch.names[0]
+            seen.names[digest_image(batch.inputs)] = batch.names[0]
             yield batch.inputs
 
-    seen = make_seen(identity, {})
     observe(
         material.prepared,
         material.plan.tensors,
@@ -46,11 +79,9 @@ def observe_shard(request: dict[str, Any], on_progress: Progress) -> dict[str, A
         name_images(),
         into=lambda key: seen.groups[key % GROUPS],
         threads=request["threads"],
-        on_image=lambda what, done: on_progress(what, done, len(images)),
+        on_image=on_image,
     )
-    seen.names.update(names)
-    save_seen(seen, Path(request["output"]))
-    return {"images": len(images)}
+    return seen
 
 
 def merge_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:

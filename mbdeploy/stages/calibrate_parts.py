@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mbdeploy import artifact, assets, data, model_file
 from mbdeploy.artifact import Provenance
 from mbdeploy.errors import DataError
@@ -14,29 +16,50 @@ from mbdeploy.executing import Work, open_executor
 from mbdeploy.isolate import Progress, demand_value, run_step
 from mbdeploy.watch import Limits
 
-#: Shards of shared work whose number nobody said: the same for any number of workers, so that a run can go on.
-SHARDS = 16
+#: How the images are divided where nobody says: one shard for so many images, up to so many shards. The same whoever
+#: does the work, so that a run can go on in another way.
+_IMAGES, _MOST = 32, 16
 _JOB = "mbdeploy.stages.calibrate_job"
+#: Number from 1, file, and what the file is to be vouched for by.
+Missing = tuple[int, Path, Provenance]
 
 
-def write_in_child(
-    path: Path, function: str, request: dict[str, Any], limits: Limits | None, on_progress: Progress
-) -> Any:
-    """Let a child write ``path`` with a function of the stage's job, whole or not at all; its answer."""
-    with artifact.writing(path) as temporary:
-        outcome = run_step(
-            f"{_JOB}:{function}", {**request, "output": str(temporary)}, limits=limits, on_progress=on_progress
-        )
-        return demand_value(
-            outcome,
-            where=request["model"],
-            expected="calibration to run to its end",
-            todo="check that the model runs (`mbdeploy verify`) and that the limits suffice",
-        )
+def count_shards(images: int) -> int:
+    """Into how many shards so many images are divided."""
+    return max(1, min(images // _IMAGES, _MOST))
+
+
+def write_here(
+    missing: Sequence[Missing], request: dict[str, Any], shards: int, limits: Limits | None, on_progress: Progress
+) -> None:
+    """Let one child write these shards, one after the other; ``limits`` are for each."""
+    limits = limits or Limits()
+    for_all = msgspec.structs.replace(limits, wall_s=limits.wall_s * len(missing))
+    with artifact.lending_folder(missing[0][1]) as scratch:  # a child that is killed leaves nothing
+        parts = [
+            {
+                "shard": [number - 1, shards],
+                "made": str(scratch / path.name),
+                "output": str(path),
+                "provenance": msgspec.to_builtins(provenance),
+            }
+            for number, path, provenance in missing
+        ]
+        run_in_child("observe_shards", {**request, "parts": parts}, for_all, on_progress)
+
+
+def run_in_child(function: str, request: dict[str, Any], limits: Limits | None, on_progress: Progress) -> Any:
+    """The answer of a function of the stage's job."""
+    return demand_value(
+        run_step(f"{_JOB}:{function}", request, limits=limits, on_progress=on_progress),
+        where=request["model"],
+        expected="calibration to run to its end",
+        todo="check that the model runs (`mbdeploy verify`) and that the limits suffice",
+    )
 
 
 def write_shared(
-    missing: Sequence[tuple[int, Path, Provenance]],
+    missing: Sequence[Missing],
     request: dict[str, Any],
     shards: int,
     *,
@@ -44,7 +67,7 @@ def write_shared(
     cluster: str | None,
     on_progress: Progress,
 ) -> None:
-    """Let workers write these shards (number from 1, file, provenance); each is vouched for as it comes."""
+    """Let workers write these shards; each is vouched for as it comes."""
     placed = {
         **request,
         "model": str(Path(request["model"]).absolute()),
@@ -82,7 +105,9 @@ def write_shard(request: dict[str, Any], on_progress: Progress) -> Any:
     found = {"model": model_file.digest_model(Path(request["model"])), "calibration": images.digest()}
     for role, digest in found.items():
         artifact.check_digest(DataError, request[role], digest, request["parents"][role])
-    return write_in_child(Path(request["output"]), "observe_shard", request, None, on_progress)
+    with artifact.writing(Path(request["output"])) as temporary:
+        part = {"shard": request["shard"], "made": str(temporary), "provenance": None}
+        return run_in_child("observe_shards", {**request, "parts": [part]}, None, on_progress)
 
 
 def _place(word: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,22 @@ def read_material(request: dict[str, Any], images: data.Dataset | None) -> Mater
     )
 
 
-def read_calibration(path: Path, model: Path, plan: qdq.Plan, method: str) -> Calibration:
+def read_calibration(path: Path, model: Path, plan: qdq.Plan, method: str, needed: Collection[str]) -> Calibration:
     """Ranges from a file: ours (with channel means), or ONNX Runtime's calibration cache (``.json``; without).
 
+    ``plan`` is the whole model's; ``needed`` are the tensors that carry scales where some of its nodes stay in float.
+
     Raises:
-        DataError: not such a file. ModelError: it is of another model.
+        DataError: not such a file. ModelError: it is of another model. UsageError: ``needed`` asks for one more.
     """
+    known = set(plan.tensors)
+    if unseen := [name for name in needed if name not in known]:
+        raise UsageError(
+            where=path,
+            expected="ranges of all tensors that carry scales",
+            found=f"none of {unseen[0]!r}, which carries one only because of --keep-float",
+            todo="keep the node that makes it in float, too, or quantize with --calibration alone",
+        )
     if path.suffix == ".json":
         return Calibration(read_cache(path, plan.tensors), {})
     seen = load_seen(path)

@@ -44,7 +44,9 @@ def quantize_model(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     floats = model_file.copy_model(prepared) if request["kit"] else prepared
     count = len(images) if images is not None else 0
     if request["ranges"]:
-        observed = read_calibration(Path(request["ranges"]), Path(request["model"]), material.plan, method)
+        observed = read_calibration(
+            Path(request["ranges"]), Path(request["model"]), material.plan, method, nodes.tensors
+        )
     else:
         seen = Observations(nodes.tensors, counting=method != "minmax")
         observe(

@@ -16,6 +16,7 @@ from mbdeploy.records import (
 from mbdeploy.stages.tables import Table, format_bytes
 
 _MOST_ROWS = 6
+_MOST_SCALES = 5
 
 
 def tabulate_export(record: ExportRecord) -> list[Table]:
@@ -115,7 +116,9 @@ def tabulate_calibrate(record: CalibrateRecord) -> list[Table]:
     if found.spread:
         spread = tuple((one.tensor, f"{one.scale:.4g}", f"{one.relative_error:.1%}") for one in found.spread)
         title = "Scales that depend most on which images were taken"
-        tables.append(Table(title=title, columns=("tensor", "scale", "standard error"), rows=spread))
+        notes = (f"and {len(spread) - _MOST_SCALES} more",) if len(spread) > _MOST_SCALES else ()
+        names = ("tensor", "scale", "standard error (jackknife)")
+        tables.append(Table(title=title, columns=names, rows=spread[:_MOST_SCALES], notes=notes))
     if found.wideners:
         images = tuple((one.image, str(one.tensors), f"{one.share:.0%}", one.tensor) for one in found.wideners)
         columns = ("image", "tensors", "at most", "tensor")

@@ -22,12 +22,16 @@ from mbdeploy.targets import Provider, Ran, Session, Target, parse_provider
 from mbdeploy.targets.providers import compiles
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
 Kind = Literal["fp32", "simplified", "fp16", "int8"]
 _KINDS = ("fp32", "simplified", "fp16", "int8")
 #: External data up to this are read: they may be an output's scale.
 _SCALE_BYTES = 1 << 10
+#: What an image of noise is like where the file leaves it open.
+_NOISE_SHAPE = (3, 224, 224)
 _OPTIMIZATION: dict[Mode, Literal["all", "none"]] = {"executed": "all", "exact": "none"}
 
 
@@ -120,6 +124,14 @@ def check_inputs(subjects: Sequence[Subject], shape: Sequence[int], where: objec
                 found=f"{list(shape[1:])}",
                 todo="give images preprocessed for this model, or compare models of one resolution",
             )
+
+
+def draw_noise(subject: Subject, count: int, seed: int) -> tuple[NDArray[np.float32], str]:
+    """So many images of noise that the subject takes, (n, c, h, w), and what they are called."""
+    import numpy as np
+
+    shape = tuple(size or usual for size, usual in zip(subject.signature.shape[1:], _NOISE_SHAPE, strict=True))
+    return np.random.default_rng(seed).standard_normal((count, *shape), np.float32), f"noise (seed {seed})"
 
 
 def plan_session(

@@ -26,7 +26,7 @@ class ProviderRow(msgspec.Struct, frozen=True):
     ep: str
     wheel: str
     needs: str = ""
-    recipe: str = "portable"
+    recipe: str = "accurate"
     options: Mapping[str, str] = {}
     machine: str = ""
     limits_memory: bool = True

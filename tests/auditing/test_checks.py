@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnx import numpy_helper
 from mbdeploy.auditing.checks import Facts
 from mbdeploy.auditing.clipping import Tally, find_unsafe
 from mbdeploy.auditing.cpus import CPUS
-from mbdeploy.auditing.fusing import Fused, explain_float, name_nodes, optimise
+from mbdeploy.auditing.fusing import Fused, _read_times, explain_float, name_nodes, optimise
 from mbdeploy.auditing.products import read_products
 from mbdeploy.auditing.report import Finding
 from mbdeploy.auditing.rules import RULES, check_rules
@@ -207,3 +208,75 @@ def test_the_page_has_every_rule_and_every_cpu_as_the_tables_have_them() -> None
         assert f"| {name} | {rule.severity} | {rule.sentence} |" in page
     for cpu in CPUS:
         assert f"| {cpu.name} | {' | '.join(hazard or 'exact' for hazard in cpu.hazards)} |" in page
+
+
+def test_each_place_that_does_not_fuse_has_the_time_of_its_node_and_of_the_conversions_beside_it() -> None:
+    times = {"layer": 40, "x.dq": 5, "swish": 20, "q": 10, "alone": 15, "sum": 10}
+    fused = Fused(
+        operators={},
+        integer={"layer": False},
+        between=3,
+        islands={"swish": "HardSwish"},
+        conversions=frozenset(("x.dq", "q", "alone")),
+        beside={"q": "swish", "x.dq": "layer", "alone": "alone"},
+        times=times,
+    )
+    finding = look(make_qdq(as_conv(CLEAN), between="HardSwish"), fused=fused)["MB309"]
+    assert [(spot.node, spot.time_share) for spot in finding.spots] == [
+        ("layer", 0.45),
+        ("swish", 0.3),
+        ("alone", 0.15),
+    ]
+    assert finding.spots[2].text == "a conversion that no node takes in"
+    assert finding.time_share == pytest.approx(0.9)
+    assert "time" not in finding.summary  # a summary is the same in every run
+
+
+def test_without_a_profile_places_have_no_time(tmp_path: Path) -> None:
+    model = make_qdq(as_conv(CLEAN), between="HardSwish")
+    finding = look(model, fused=fuse(model, tmp_path))["MB309"]
+    assert finding.time_share is None
+    assert {spot.time_share for spot in finding.spots} == {None}
+
+
+def test_the_time_of_a_float_layer_is_its_own_whatever_name_onnx_runtime_gives_it(tmp_path: Path) -> None:
+    """A convolution with a multiple of 16 channels and its Relu become one node on blocks of channels, on x86."""
+    model = make_qdq(as_conv(np.ones((16, 16), np.int8)))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16, 1, 1), np.float32), "plain"))
+    next(node for node in model.graph.node if node.name == "y").output[0] = "y.dq"
+    model.graph.node.append(onnx.helper.make_node("Conv", ["y.dq", "plain"], ["sums"], "head"))
+    model.graph.node.append(onnx.helper.make_node("Relu", ["sums"], ["y"], "relu"))
+    name_nodes(model, read_products(model, "file").tensors)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    fused = optimise(path, tmp_path, np.zeros((2, 16, 4, 4), np.float32), 1)
+    assert "head" in fused.times and fused.integer["head"] is False
+    assert "head" in fused.beside.values()
+    shares = [spot.time_share for spot in look(model, fused=fused)["MB309"].spots]
+    assert None not in shares and sum(filter(None, shares)) <= 1
+
+
+def test_a_profile_counts_every_run_of_a_node_but_the_first(tmp_path: Path) -> None:
+    events = [
+        {"cat": "Node", "name": f"{node}_{part}", "dur": dur}
+        for node, part, dur in [
+            ("a", "kernel_time", 900),
+            ("a", "fence_before", 50),
+            ("a", "kernel_time", 2),
+            ("a", "kernel_time", 3),
+            ("once", "kernel_time", 7),
+        ]
+    ]
+    (tmp_path / "profile.json").write_text(json.dumps([*events, {"cat": "Session", "name": "a_kernel_time", "dur": 1}]))
+    assert _read_times(tmp_path / "profile.json") == {"a": 5000, "once": 7000}
+
+
+def test_nodes_that_onnx_runtime_gives_no_name_count_for_the_operator_that_they_are_of(tmp_path: Path) -> None:
+    model = make_qdq(as_conv(CLEAN), between="HardSwish")
+    name_nodes(model, read_products(model, "file").tensors)
+    (swish,) = [node.name for node in model.graph.node if node.op_type == "HardSwish"]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    fused = optimise(path, tmp_path, np.zeros((1, 4, 4, 4), np.float32), 1)
+    assert set(fused.islands) == {swish} and swish in fused.times
+    assert {spot.node for spot in look(model, fused=fused)["MB309"].spots} == {"layer", swish}

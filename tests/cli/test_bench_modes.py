@@ -27,3 +27,24 @@ def test_what_does_not_go_together_is_refused_by_name(args: list[str], message: 
     result = CliRunner().invoke(program, ["bench", str(conv_model_file), *args])
     assert message in (result.stderr or str(result.exception))
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "logs"), [((), "conv.single-stream.loadgen"), (("-o", "results/run.json"), "results/run.loadgen")]
+)
+def test_the_logs_of_loadgen_are_kept_beside_the_result_or_else_beside_the_model(
+    words: tuple[str, ...], logs: str, conv_model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mbdeploy.errors import UsageError
+    from mbdeploy.stages import bench_scenario
+
+    asked: list[Path | None] = []
+
+    def run_scenario(models: list[Path], *, scenario: str, logs: Path | None = None, on_progress: object) -> None:
+        asked.append(logs)
+        raise UsageError(where=scenario, expected="no run", found="one", todo="stop here")
+
+    monkeypatch.chdir(conv_model_file.parent)
+    monkeypatch.setattr(bench_scenario, "run_scenario", run_scenario)
+    CliRunner().invoke(program, ["bench", conv_model_file.name, "--scenario", "single-stream", *words])
+    assert asked == [Path(logs)]

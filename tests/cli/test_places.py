@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from mbdeploy.cli.places import (
     read_budgets,
     read_quantization,
 )
-from mbdeploy.errors import CardError, ModelError
+from mbdeploy.errors import CardError, DataError, ModelError
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +83,20 @@ def test_a_report_is_on_a_folder_or_on_a_card(tmp_path: Path) -> None:
 def test_only_a_card_brings_budgets_a_recipe_and_a_place_for_results() -> None:
     assert read_budgets(["net.onnx"]) == {}
     assert read_budgets(["net.onnx", "mobilenet_v2"])["budgets"].int8_exact_gap_db > 0
-    assert read_quantization("net.onnx") == {}
-    assert read_quantization("mobilenet_v2")["calibration"] == "photos"
+    assert read_quantization("net.onnx", {"recipe": "portable"}) == {"recipe": "portable"}
+    assert read_quantization("mobilenet_v2", {})["calibration"] == "photos"
     assert name_result(["net.onnx"], "evaluation") is None
     assert name_result(["mobilenet_v2"], "evaluation") == Path("out/mobilenet_v2/results/evaluation.json")
+
+
+def test_images_beside_a_card_are_found_from_another_folder_and_not_looked_for_where_others_are_given(
+    tmp_path: Path, make_onnx_card: Callable[..., Path]
+) -> None:
+    make_onnx_card(tmp_path / "cards")
+    said = read_quantization("cards/tiny.toml", {"recipe": "accurate", "ranges": Path("r.npz")})
+    assert said["calibration"] == "cards/photos"
+    assert (said["recipe"], said["num_calibration_samples"], said["ranges"]) == ("accurate", 3, Path("r.npz"))
+    (tmp_path / "cards" / "photos").rename(tmp_path / "cards" / "other")
+    assert read_quantization("cards/tiny.toml", {"calibration": "mine"})["calibration"] == "mine"
+    with pytest.raises(DataError, match="nothing of that name"):
+        read_quantization("cards/tiny.toml", {})

@@ -109,3 +109,36 @@ def test_run_hands_the_recipe_and_what_is_left_out_to_the_quantizer(
     result = run("run", tiny_card, "--dry-run", "--without", "refit", *words)
     assert result.exit_code == EXIT_OK, result.stderr
     assert all((keywords["recipe"], tuple(keywords["without"])) == (recipe, ("refit",)) for keywords in asked)
+
+
+@pytest.fixture
+def kept_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]) -> str:
+    """A card that keeps a layer in float, as seen from another folder than its own, whose model is simplified."""
+    card = make_onnx_card(tmp_path / "cards")
+    card.write_text(card.read_text().replace('recipe = "portable"', 'recipe = "portable", keep_float = ["fc"]'))
+    made = tmp_path / "elsewhere" / "out" / "tiny" / "simplified.onnx"
+    made.parent.mkdir(parents=True)
+    made.write_bytes((tmp_path / "cards" / "tiny.onnx").read_bytes())
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return "../cards/tiny.toml"
+
+
+@pytest.mark.usefixtures("without_children")
+def test_a_card_that_keeps_layers_in_float_is_calibrated_and_quantized_from_any_folder(kept_card: str) -> None:
+    result = run("calibrate", kept_card, "--preprocess", "raw", "--format", "json")
+    assert result.exit_code == EXIT_OK, result.stderr
+    assert json.loads(result.stdout)["data"] == "../cards/photos"
+    ranges = "out/tiny/simplified.calibration/calibration.npz"
+    result = run("quantize", kept_card, "--preprocess", "raw", "--ranges", ranges, "--format", "json")
+    assert result.exit_code == EXIT_OK, result.stderr
+    assert json.loads(result.stdout)["float_nodes"] == {"fc": "kept in float, as asked"}
+
+
+@pytest.mark.usefixtures("without_children")
+def test_ranges_that_lack_a_tensor_because_of_what_stays_in_float_are_refused_in_words(kept_card: str) -> None:
+    assert run("calibrate", kept_card, "--preprocess", "raw").exit_code == EXIT_OK
+    ranges = "out/tiny/simplified.calibration/calibration.npz"
+    result = run("quantize", kept_card, "--preprocess", "raw", "--ranges", ranges, "--keep-float", "relu")
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "found none of 'c', which carries one only because of --keep-float" in result.stderr
+    assert not Path("out/tiny/int8.onnx").exists()

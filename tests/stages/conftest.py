@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,24 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mbdeploy.golden import Golden, write_golden
-from mbdeploy.isolate import Outcome, Verdict, ignore_progress
 from mbdeploy.targets import TARGETS
 from mbdeploy.targets.fake import FakeTarget
 
 CLASSES = 3
-
-
-@pytest.fixture
-def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of calibrate, mix and quantize in this process: each child imports ONNX Runtime anew, for a second."""
-
-    def run_here(step: str, request: Mapping[str, Any], **keywords: Any) -> Outcome:
-        module, _, function = step.partition(":")
-        value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), ignore_progress)
-        return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
-
-    for name in ("calibrate_parts", "mix", "quantize"):
-        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", run_here)
 
 
 @pytest.fixture

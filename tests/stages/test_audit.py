@@ -12,9 +12,12 @@ import pytest
 from onnx import numpy_helper
 
 from mbdeploy import artifact
-from mbdeploy.auditing.report import AuditReport
+from mbdeploy.auditing.cpus import CPUS
+from mbdeploy.auditing.report import AuditReport, Examined, Finding, Spot
 from mbdeploy.errors import DataError, ModelError, StepError, UsageError
+from mbdeploy.results import ModelRef
 from mbdeploy.stages.audit import audit
+from mbdeploy.stages.audit_tables import tabulate_audit
 
 IMAGES = 3
 
@@ -112,6 +115,7 @@ def test_files_of_quantize_static_are_audited_and_repaired(
     assert report.repaired.clipping == report.repair.clipping_after == 0
     assert report.passed
     assert report.verdict == "the same answers on every CPU: yes, 0 of 2 layers can clip"
+    assert report.examined.timed_on == f"3 images of {images}"
     runs = {run.file: run for run in report.runs}
     assert runs["repaired"].saturation.sqnr_db == float("inf")
     if clips:
@@ -139,7 +143,34 @@ def test_without_images_the_file_runs_on_noise_and_nothing_is_written(
     assert not report.passed
     assert report.repair is None
     assert all(layer.clipped is None for layer in report.examined.layers)
+    assert report.examined.timed_on == "noise (seed 0): values do not change the time"
+    assert all(layer.time_share is not None for layer in report.examined.layers)
     assert set(path.parent.iterdir()) == files
+
+
+def test_the_table_shows_the_places_that_take_most_time_and_json_has_all(tmp_path: Path) -> None:
+    spots = tuple(Spot(node=f"n{number}", text="in float", time_share=(9 - number) / 100) for number in range(10))
+    finding = Finding(
+        rule="MB309", severity="warning", title="t", summary="s", change="c", spots=spots, time_share=0.45
+    )
+    examined = Examined(
+        form="QDQ", layers=(), unjudged={}, cpus={cpu.name: 0 for cpu in CPUS}, findings=(finding,), operators={}
+    )
+    report = AuditReport(
+        model=ModelRef(name="m", path="m", sha256="0", size_bytes=1),
+        verdict="v",
+        examined=msgspec.structs.replace(examined, timed_on="noise"),
+        inputs="",
+        images=0,
+        runs=(),
+        hosts={},
+    )
+    facts, _, table = tabulate_audit(report)
+    assert ("times are over", "noise") in facts.rows
+    assert table.title.endswith("s; these places take 45% of the time")
+    assert table.columns == ("at", "what", "time")
+    assert (len(table.rows), table.rows[0]) == (8, ("n0", "in float", "9.0%"))
+    assert len(msgspec.json.decode(msgspec.json.encode(report))["examined"]["findings"][0]["spots"]) == 10
 
 
 def test_a_float_file_is_refused(float_file: Path) -> None:

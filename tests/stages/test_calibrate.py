@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData, load_tensors_data
 
 from mbdeploy import artifact
-from mbdeploy.errors import DataError, ModelError, UsageError
+from mbdeploy.errors import DataError, ModelError, OutputError, UsageError
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import Observations
-from mbdeploy.quant.calibration_file import GROUPS, Identity, load_seen, make_seen, read_cache, save_seen, write_cache
+from mbdeploy.quant.calibration_file import (
+    GROUPS,
+    Identity,
+    Seen,
+    load_seen,
+    make_seen,
+    read_cache,
+    save_seen,
+    write_cache,
+)
 from mbdeploy.records import CalibrateRecord
+from mbdeploy.stages import calibrate_job
 from mbdeploy.stages.calibrate import calibrate
+from mbdeploy.stages.calibrate_parts import count_shards
 from mbdeploy.stages.quantize import quantize
+from mbdeploy.stages.sections import tabulate_calibrate
 
 pytestmark = pytest.mark.usefixtures("without_children")
 
@@ -77,6 +91,39 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(conv_model_file: Path, imag
     assert (folder / "calibration.npz").read_bytes() == before
     other = calibrate(conv_model_file, **{**given, "calibration_method": "percentile"})
     assert set(other.shards.values()) == {False}
+
+
+def test_without_a_number_of_shards_a_run_that_was_stopped_goes_on_as_well(
+    conv_model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(3).normal(0, 1, (70, 3, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "images.npz", inputs=values)
+    given = {"calibration": str(tmp_path / "images.npz"), "preprocess": "raw", "calibration_method": "minmax"}
+    save = calibrate_job.save_seen
+
+    def break_off(seen: Seen, path: Path) -> None:
+        if "shard-2" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(seen, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calibrate_job, "save_seen", break_off)
+        with pytest.raises(OutputError):
+            calibrate(conv_model_file, output=tmp_path / "c", **given)  # type: ignore[arg-type]
+    left = {path.name for path in (tmp_path / "c").iterdir()}
+    assert left == {".lock", "shard-1-of-2.npz", "shard-1-of-2.npz.json"}
+    again = calibrate(conv_model_file, output=tmp_path / "c", **given)  # type: ignore[arg-type]
+    assert again.shards == {"shard-1-of-2.npz": True, "shard-2-of-2.npz": False}
+    assert again.samples == 70
+    calibrate(conv_model_file, output=tmp_path / "one", shards=1, **given)  # type: ignore[arg-type]
+    assert (tmp_path / "one" / "calibration.npz").read_bytes() == (tmp_path / "c" / "calibration.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "shards"), [(1, 1), (63, 1), (64, 2), (128, 4), (511, 15), (512, 16), (1_000_000, 16)]
+)
+def test_there_is_a_shard_for_32_images_and_16_at_most(images: int, shards: int) -> None:
+    assert count_shards(images) == shards
 
 
 @pytest.mark.slow
@@ -261,3 +308,19 @@ def test_workers_share_the_shards_and_give_the_same_bytes(
     assert set(again.shards.values()) == {True}
     with pytest.raises(UsageError, match="leave out --shard"):
         calibrate(conv_model_file, output=tmp_path / "x", calibration=images, workers=2, shards=2, shard=1)
+
+
+def test_json_has_the_spread_of_every_tensor_and_the_table_that_of_the_worst() -> None:
+    tensors = tuple(f"t{number}" for number in range(7))
+    seen = make_seen(Identity(model="m", tensors=tensors, counting=False), {})
+    for number, group in enumerate(seen.groups):
+        group.means.update({})
+        for place, tensor in enumerate(tensors):  # the last group has the largest values, the more the later the tensor
+            group.ranges.update(tensor, 0.0, 1.0 + place * (number == GROUPS - 1))
+    found = judge_images(seen, "minmax")
+    assert [one.tensor for one in found.spread] == list(reversed(tensors))
+    record = CalibrateRecord(model="m", data="d", samples=8, shards={}, files=(), adequacy=found)
+    assert len(json.loads(msgspec.json.encode(record))["adequacy"]["spread"]) == 7
+    table = next(table for table in tabulate_calibrate(record) if "which images were taken" in table.title)
+    assert [row[0] for row in table.rows] == ["t6", "t5", "t4", "t3", "t2"]
+    assert table.notes == ("and 2 more",) and table.columns[-1] == "standard error (jackknife)"

@@ -126,6 +126,13 @@ def test_every_recipe_in_the_table_is_one_that_quantize_has() -> None:
     assert all(find_recipe(row.recipe) for row in PROVIDERS.values() if row.recipe)
 
 
+def test_where_q_dq_runs_in_integers_the_recipe_that_cards_take_by_default_is_the_one_to_take() -> None:
+    from mbdeploy.card import Quantization
+
+    for name in ("cpu", "arm", "openvino"):
+        assert PROVIDERS[name].recipe == Quantization().recipe
+
+
 def test_a_provider_that_no_table_knows_is_explained_too() -> None:
     assert "check its name" in explain_absence("FooExecutionProvider", FACTS, "")[1]
 
