@@ -83,7 +83,8 @@ class Widener(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the calibration images were enough, and the evidence. ``spread`` lists the worst tensors."""
+    """Whether the calibration images were enough, and the evidence. ``spread`` lists the worst tensors, ``data`` names
+    the images ("": not recorded)."""
 
     images: int
     method: str
@@ -93,6 +94,7 @@ class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
     wideners: tuple[Widener, ...]
     enough: bool
     sentence: str
+    data: str = ""
 
 
 class CalibrateRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.results.encoding import SCHEMA_VERSION
 from mbdeploy.results.hosts import Host, ModelRef, Placement
 from mbdeploy.results.parity import Metrics
@@ -30,6 +31,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     """Labelled data × variants. ``metrics`` compares each later model's logits with the first one's.
 
     ``other_hosts`` are further ones that took part, if workers on unlike machines shared the images.
+    ``call`` asks for it again (None: not recorded).
     """
 
     data: str
@@ -40,4 +42,5 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     metrics: tuple[Metrics, ...]
     host: Host
     other_hosts: tuple[Host, ...] = ()
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION

@@ -101,7 +101,7 @@ def calibrate(
             with artifact.writing(files[1]) as cache:
                 merging = {**request, "shards": [str(path) for path in paths], "cache": str(cache)}
                 merged = write_in_child(files[0], "merge_shards", merging, limits, on_progress)
-                adequacy = msgspec.convert(merged, Adequacy)
+                adequacy = msgspec.convert({**merged, "data": images.source}, Adequacy)
             provenance = Provenance(stage="calibrate", params=shown, parents=parents, tools=tools)
             artifact.write_sidecar(files[0], provenance, adequacy)
     return CalibrateRecord(

@@ -10,6 +10,7 @@ from pathlib import Path
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.assets import cache_root
+from mbdeploy.calls import describe_call
 from mbdeploy.data import Dataset, Sample, open_dataset
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
@@ -62,6 +63,7 @@ def evaluate(
         UnavailableError: a provider, or a cluster, that is not here. StepError: a model that crashes the runtime, or
         answers NaN. ModelError: no classifier. DataError: labels that are no classes of the model.
     """
+    call = describe_call("evaluate", locals())
     paths = [path for path in models if against is None or os.path.realpath(path) != os.path.realpath(against)]
     subjects = read_subjects([*([against] if against is not None else []), *paths])
     where = parse_provider(provider)
@@ -112,6 +114,7 @@ def evaluate(
         metrics=tally.list_metrics(),
         host=tally.hosts[0],
         other_hosts=tuple(tally.hosts[1:]),
+        call=call,
     )
 
 

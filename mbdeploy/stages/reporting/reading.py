@@ -21,6 +21,8 @@ _RECORDS: dict[str, type[Any]] = {"fp32": ExportRecord, "simplified": SimplifyRe
 PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
     f"results/{name}.json" for name in ("parity", "bench", "explain", "evaluation", "matrix")
 )
+#: Where ``mbdeploy check`` keeps the parity on emulated CPUs, one file each.
+EMULATED = "results/parity-*.json"
 #: What ``mbdeploy sweep`` writes into its folder.
 SWEEP = "sweep.json"
 #: Where ``mbdeploy calibrate`` writes beside our own files if nobody says.
@@ -28,7 +30,9 @@ CALIBRATION = "simplified.calibration/calibration.npz"
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty."""
+    """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty.
+
+    ``emulated`` are parities that ``mbdeploy check`` keeps apart, by their files' names."""
 
     folder: Path
     sidecars: dict[str, Sidecar]
@@ -40,6 +44,14 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     explanation: ExplainResult | None
     evaluation: EvalReport | None
     matrix: MatrixReport | None
+    emulated: dict[str, ParityReport] = {}
+
+    @property
+    def parities(self) -> dict[str, ParityReport]:
+        """Every parity by its file: a provider's own file counts only where the first one is not of that provider."""
+        first = {PARITY: self.parity} if self.parity is not None else {}
+        known = self.parity.hosts if self.parity is not None else {}
+        return {**first, **{file: one for file, one in self.emulated.items() if not one.hosts.keys() <= known.keys()}}
 
 
 class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +115,11 @@ def read_saved(folder: Path) -> Saved:
         explanation=_read(folder / EXPLANATION, ExplainResult),
         evaluation=_read(folder / EVALUATION, EvalReport),
         matrix=_read(folder / MATRIX, MatrixReport),
+        emulated={
+            path.relative_to(folder).as_posix(): found
+            for path in sorted(folder.glob(EMULATED))
+            if (found := _read(path, ParityReport)) is not None
+        },
     )
 
 
