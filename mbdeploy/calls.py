@@ -31,7 +31,8 @@ def describe_call(command: str, told: Mapping[str, Any], **more: Any) -> Call:
     }
     models = options.pop("models", ())
     plain: dict[str, Any] = msgspec.to_builtins(options, enc_hook=str)
-    return Call(command=command, arguments=tuple(map(_name_file, models)), options=plain)
+    listed = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+    return Call(command=command, arguments=tuple(map(_name_file, models)), options=listed)
 
 
 def _name_file(path: object) -> str:

@@ -58,9 +58,8 @@ def join_words(words: Iterable[str]) -> str:
 
 
 def _is_usual(name: str, value: Any) -> bool:
-    if name in USUAL:
-        return _list(value) == _list(USUAL[name])
-    return value is None or value == [] or value == {} or (value is False and name not in _DENIED)
+    nothing = value is None or value in ([], (), {}) or (value is False and name not in _DENIED)
+    return nothing or (name in USUAL and _list(value) == _list(USUAL[name]))
 
 
 def _is_bare(name: str, value: Any) -> bool:

@@ -60,7 +60,7 @@ def list_origins(saved: SavedSweep) -> Iterator[tuple[str, str, str, Call]]:
             yield name, f"MACs of {name}", "rows[].macs", Call(command="inspect", arguments=paths[:1])
             yield name, f"SQNR of {name}", "rows[].sqnr_db", Call(command="verify", arguments=paths)
             if group[0].top1 is not None:
-                chosen = {"data": asked.data or "DATA", "limit": asked.limit, "seed": asked.seed}
+                chosen = {"data": asked.data or "DATA", "limit": asked.limit or group[0].top1.n, "seed": asked.seed}
                 call = Call(command="evaluate", arguments=paths, options=chosen)
                 yield name, f"top-1 of {name}", "rows[].top1", call
 
