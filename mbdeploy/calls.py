@@ -23,8 +23,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_call(command: str, told: Mapping[str, Any], **more: Any) -> Call:
-    """The call of a library function with the keywords ``told``, its models among them; ``more`` are options that it
-    has on the command line only.
+    """The call of a library function that was ``told`` this: its ``locals()``, as long as it has no others.
+
+    ``more`` are options that only the command line has.
     """
     options = {
         name: value for name, value in {**told, **more}.items() if name not in _NO_MATTER and not callable(value)
