@@ -147,7 +147,9 @@ def list_missing(saved: Saved) -> list[tuple[str, str]]:
         (
             "every way to open a session",
             saved.matrix is None,
-            Call(command="verify", arguments=models, options={"matrix": True}),
+            Call(
+                command="verify", arguments=models, options={"matrix": True, "budgets": verify.options.get("budgets")}
+            ),
             MATRIX,
         ),
         (

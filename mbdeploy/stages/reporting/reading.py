@@ -115,12 +115,14 @@ def read_saved(folder: Path) -> Saved:
         explanation=_read(folder / EXPLANATION, ExplainResult),
         evaluation=_read(folder / EVALUATION, EvalReport),
         matrix=_read(folder / MATRIX, MatrixReport),
-        emulated={
-            path.relative_to(folder).as_posix(): found
-            for path in sorted(folder.glob(EMULATED))
-            if (found := _read(path, ParityReport)) is not None
-        },
+        emulated=_read_emulated(folder),
     )
+
+
+def _read_emulated(folder: Path) -> dict[str, ParityReport]:
+    paths = [path for path in sorted(folder.glob(EMULATED)) if not path.with_suffix("").is_file()]  # no sidecars
+    read = {path.relative_to(folder).as_posix(): _read(path, ParityReport, "mbdeploy check") for path in paths}
+    return {name: found for name, found in read.items() if found is not None}
 
 
 def _read_runs(path: Path) -> tuple[BenchRun, ...]:

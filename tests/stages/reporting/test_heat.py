@@ -11,6 +11,7 @@ import pytest
 from folders import HOST, QUANTIZE, make_metrics, make_parity, make_row
 
 from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
 from mbdeploy.calls import Call
 from mbdeploy.results import Check, ParityReport
 from mbdeploy.stages.matrix import MatrixReport, MatrixRow
@@ -84,7 +85,8 @@ def test_parity_that_a_check_keeps_apart_has_its_columns_and_gates(make_folder: 
         return msgspec.structs.replace(report, hosts={provider: HOST}, call=call)
 
     folder = make_folder(int8=QUANTIZE, parity=make("cpu", 22.0))
-    artifact.write_json(folder / "results" / "parity-arm_qemu.json", make("arm@qemu", 12.0))
+    provenance = Provenance(stage="verify", params={}, parents={}, tools={})
+    artifact.write_result(folder / "results" / "parity-arm_qemu.json", provenance, make("arm@qemu", 12.0))
     artifact.write_json(folder / "results" / "parity-cpu.json", make("cpu", 1.0))  # of a run that came before
     found = read_report(folder)
     (heat,) = arrange_parity(found)

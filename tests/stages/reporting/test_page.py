@@ -145,7 +145,8 @@ def test_a_result_s_command_is_that_of_its_call_and_without_one_the_report_says_
         )
         == 1
     )
-    assert dict(list_missing(read_saved(folder))).get("every way to open a session", "").endswith("matrix.json")
+    missing = dict(list_missing(read_saved(folder)))["every way to open a session"]
+    assert missing.endswith(f" --matrix --budgets mine.toml -o {folder}/results/matrix.json")
 
 
 def test_the_int8_file_s_command_says_all_that_its_sidecar_says(make_folder: Callable[..., Path]) -> None:
