@@ -196,7 +196,9 @@ def find_budgets(given: Budgets | str | None) -> Budgets:
     Raises:
         CardError: no such card.
     """
-    return load_card(given).budgets if isinstance(given, str) else given or Budgets()
+    if given is None or isinstance(given, Budgets):
+        return given or Budgets()
+    return load_card(given).budgets
 
 
 def name_card(card: ModelCard) -> str:

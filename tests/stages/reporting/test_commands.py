@@ -69,7 +69,8 @@ def parse(line: str) -> tuple[str, dict[str, Any]]:
     program_name, name, *words = split(line)
     assert program_name == "mbdeploy"
     command = find_command(name)
-    params = command.make_context(name, words, parent=click.Context(program, obj=Screen())).params
+    group = program.make_context("mbdeploy", [name], obj=Screen())  # click keeps a command's first help option
+    params = command.make_context(name, words, parent=group).params
     return name, {key: plain(value) for key, value in params.items() if value is not None and value not in ((), {})}
 
 

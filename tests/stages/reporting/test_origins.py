@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import pytest
 
@@ -86,9 +85,10 @@ def watch(patch: pytest.MonkeyPatch, told: Told, *, stop: bool) -> None:
 def call(*words: object) -> None:
     """Run the program in this process."""
     command, *rest = map(str, words)
-    found = program.get_command(click.Context(program), command)
+    group = program.make_context("mbdeploy", [command], obj=Screen())  # click keeps a command's first help option
+    found = program.get_command(group, command)
     assert found is not None
-    found.main(rest, prog_name=f"mbdeploy {command}", standalone_mode=False, obj=Screen())
+    found.main(rest, prog_name=command, standalone_mode=False, parent=group)
 
 
 def split(line: str) -> list[str]:
