@@ -191,6 +191,22 @@ def list_cards() -> list[ModelCard]:
     return [load_card(path) for path in assets.list_assets("models", ".toml")]
 
 
+def find_budgets(given: Budgets | str | None) -> Budgets:
+    """Budgets as they are, those of a card (its name or file), or the defaults.
+
+    Raises:
+        CardError: no such card.
+    """
+    if given is None or isinstance(given, Budgets):
+        return given or Budgets()
+    return load_card(given).budgets
+
+
+def name_card(card: ModelCard) -> str:
+    """The word that ``load_card`` finds a card by: its name if that is enough, else its file."""
+    return card.name if assets.find_asset("models", f"{card.name}.toml") == Path(card.path) else card.path
+
+
 def card_digest(card: ModelCard) -> dict[str, Any]:
     """The card as plain data without its place on disk: what freshness keys and metadata hold."""
     plain: dict[str, Any] = msgspec.to_builtins(card)

@@ -11,7 +11,7 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
-from mbdeploy.card import ModelCard, load_card
+from mbdeploy.card import ModelCard, load_card, name_card
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.provenance.manifest import vouch_for_folder
@@ -155,7 +155,7 @@ def describe_measuring(
     where = {"providers": tuple(providers), "threads": threads, "allow_fallback": allow_fallback}
     # One process is quick: `bench` itself spreads over more.
     times = {"min_duration": min_duration, "seed": seed, "processes": 1}
-    verifying = {"golden": golden, "budgets": card.budgets, "layers": True, "one_by_one": False, **where}
+    verifying = {"golden": golden, "budgets": name_card(card), "layers": True, "one_by_one": False, **where}
     verifying["require_placement"] = tuple(require_placement)
     return verifying, {"inputs": golden, **where, **times}
 

@@ -86,7 +86,8 @@ class Widener(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the calibration images were enough, and the evidence. ``spread`` has every tensor, the worst first."""
+    """Whether the calibration images were enough, and the evidence. ``spread`` has every tensor, the worst first,
+    ``data`` names the images ("": not recorded)."""
 
     images: int
     method: str
@@ -96,6 +97,7 @@ class Adequacy(msgspec.Struct, frozen=True, kw_only=True):
     wideners: tuple[Widener, ...]
     enough: bool
     sentence: str
+    data: str = ""
 
 
 class CalibrateRecord(msgspec.Struct, frozen=True, kw_only=True):

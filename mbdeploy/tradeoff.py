@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
+from mbdeploy.calls import describe_call
 from mbdeploy.derive import compare_series
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
@@ -69,6 +70,8 @@ def quantize_within(
     Raises:
         UsageError: no goal, or one that makes no sense. Else as ``quantize`` and ``bench``.
     """
+    told = {name: value for name, value in locals().items() if name != "model"}
+    call = describe_call("quantize", told, models=(model,))
     goals = Goals(max_drop=max_drop, min_sqnr=min_sqnr, target_ratio=target_ratio)
     _check_goals(goals)
     source = search_data or calibration
@@ -132,7 +135,7 @@ def quantize_within(
             return laboratory.measure_made(mix, made, compare_series(run, 1), target), _place_series(run, output)
 
         report = _settle(report, make)
-        report = msgspec.structs.replace(report, verdict=judge_search(report))
+        report = msgspec.structs.replace(report, verdict=judge_search(report), call=call)
         if report.final is not None:
             artifact.move_made(full / output.name, output)
     artifact.write_json(name_report(output), report)
@@ -172,10 +175,10 @@ def _settle(report: MixReport, make: Callable[[Mix], tuple[Mix, BenchRun]]) -> M
 
 
 def _place_series(run: BenchRun, output: Path) -> BenchRun:
-    """The run with its candidate under the path that the file gets."""
+    """The run with its candidate under the path that the file gets; it is part of the search's own call."""
     first, second = run.series
     moved = msgspec.structs.replace(second, model=msgspec.structs.replace(second.model, path=str(output)))
-    return msgspec.structs.replace(run, series=(first, moved))
+    return msgspec.structs.replace(run, series=(first, moved), call=None)
 
 
 def name_report(output: Path) -> Path:

@@ -36,7 +36,7 @@ LAYERS = (
     ("isolate",),
     ("watch",),
     ("bounds",),
-    ("errors", "decoding", "pareto"),
+    ("calls", "errors", "decoding", "pareto"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 STAGES = {

@@ -83,8 +83,8 @@ def find_models(
 
 
 def read_budgets(words: Sequence[str]) -> dict[str, Any]:
-    """The budgets of the first card among the words, as a keyword of ``verify``; nothing if there is none."""
-    return next(({"budgets": load_card(word).budgets} for word in words if is_card(word)), {})
+    """Whose budgets hold, as a keyword of ``verify``: the first card's among the words; nothing if there is none."""
+    return next(({"budgets": word} for word in words if is_card(word)), {})
 
 
 def name_result(words: Sequence[str], name: str) -> Path | None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
+from mbdeploy.calls import describe_call
 from mbdeploy.cli import options, places
 from mbdeploy.cli.endings import judge_checks
 from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import UsageError
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 @click.command("verify")
@@ -45,6 +48,16 @@ from mbdeploy.errors import UsageError
 @click.option(
     "--layers", is_flag=True, default=None, help="SQNR of every INT8 layer against the float file, along the network."
 )
+@click.option(
+    "--one-by-one/--no-one-by-one",
+    default=None,
+    help="With --layers: a session for each tensor where there is no other way.  [default: --one-by-one]",
+)
+@click.option(
+    "--budgets",
+    metavar="CARD",
+    help="Judge by this card's budgets.  [default: those of a card among the models, else mbdeploy's]",
+)
 @options.limits
 @options.table_format
 @options.words
@@ -65,9 +78,11 @@ def command(
     """
     if reduce_to is not None and not matrix:
         raise UsageError(where="--reduce", expected="--matrix with it", found="none", todo="add --matrix")
-    if matrix and keywords.pop("layers"):
-        raise UsageError(where="--layers", expected="it without --matrix", found="both", todo="run them one by one")
     if matrix:
+        for name in ("layers", "one_by_one"):
+            if keywords.pop(name) is not None:
+                where = f"--{name.replace('_', '-')}"
+                raise UsageError(where=where, expected="it without --matrix", found="both", todo="run them apart")
         return _show_matrix(screen, models, output, {**keywords, "reduce_to": reduce_to})
     from mbdeploy.stages import figures
     from mbdeploy.stages.facts import derive_parity
@@ -78,7 +93,7 @@ def command(
     with _finding(models) as found:
         asked = {**found, **options.keep_given(keywords)}
         with screen.progress() as on_progress:
-            result = verify(**asked, on_progress=on_progress)
+            result = _name_bundle(verify(**asked, on_progress=on_progress), models, keywords)
         screen.save(output, result, lambda: plan(**asked))
     tables = [*figures.tabulate_parity(derive_parity(result)), *tabulate_layers(derive_layers(result.layers))]
     tables += figures.tabulate_checks(result.checks)
@@ -95,6 +110,7 @@ def _show_matrix(screen: Screen, models: Sequence[str], output: Path | None, key
         asked = {**found, **options.keep_given(keywords)}
         with screen.progress() as on_progress:
             result = verify_matrix(**asked, on_progress=on_progress)
+        result = _name_bundle(result, models, {**keywords, "matrix": True})
         like = options.keep_known(plan, asked)  # it reads what `verify` reads, in more ways
         path = output or places.name_result(models, "matrix")
         screen.save(path, result, lambda: msgspec.structs.replace(plan(**like), stage="matrix"))
@@ -112,3 +128,11 @@ def _finding(words: Sequence[str]) -> Iterator[dict[str, Any]]:
 
     with opening_bundle(Path(words[0])) as opened:
         yield msgspec.structs.asdict(opened)
+
+
+def _name_bundle(result: T, words: Sequence[str], keywords: Mapping[str, Any]) -> T:
+    """The result, whose call names the bundle that was given in place of the files it was unpacked to for a while."""
+    if not places.is_bundle(words):
+        return result
+    call = describe_call("verify", options.keep_given(keywords), models=words)
+    return msgspec.structs.replace(result, call=call)

@@ -81,12 +81,16 @@ def open_dataset(
 
 
 def find_data(source: str | Path, card_dir: Path) -> str:
-    """The word for what a card in ``card_dir`` names, as it is found from anywhere: a manifest's name, or a path.
+    """The word for what a card in ``card_dir`` names, as it is found from anywhere: a manifest's name, or a path that
+    is not one.
 
     Raises:
         DataError: nothing of that name.
     """
-    return str(source) if is_manifest(source) else str(_find(source, card_dir))
+    if is_manifest(source):
+        return str(source)
+    found = str(_find(source, card_dir))
+    return f"./{found}" if is_manifest(found) else found
 
 
 def settle_quantization(card: ModelCard, given: Mapping[str, Any]) -> dict[str, Any]:

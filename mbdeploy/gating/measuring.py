@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy import artifact
-from mbdeploy.card import ModelCard
+from mbdeploy.card import ModelCard, name_card
 from mbdeploy.errors import MbdeployError, UnavailableError
 from mbdeploy.gating.keeping import keep_runs
 from mbdeploy.gating.measured import Measured, collect_gates, collect_time_gates, read_measured
@@ -135,7 +135,7 @@ def verify_emulated(card: ModelCard, folder: Path, word: str, options: dict[str,
     asked: dict[str, Any] = {
         "golden": folder / "golden.npz",
         "providers": [word],
-        "budgets": card.budgets,
+        "budgets": name_card(card),
         "threads": options.get("threads", 1),
         "require_placement": narrow(options, [word])["require_placement"],
     }

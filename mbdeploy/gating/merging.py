@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.card import ModelCard
 from mbdeploy.errors import MbdeployError, UnavailableError, unpack_error
 from mbdeploy.gating.jobs import Judged, Made, Timed, refuse_others
@@ -182,6 +183,13 @@ def _keep(
         checks=tuple(check for report in reports for check in report.checks),
         hosts={word: host for report in reports for word, host in report.hosts.items()},
         layers=tuple(curve for report in reports for curve in report.layers),
+        call=_ask_of(words, reports[0].call),
     )
+    runs = [msgspec.structs.replace(timed, call=_ask_of(words, timed.call)) for timed in runs]
     keep_measured(folder, parity, runs, describe_measuring(card, folder, providers=words, **options))
     run(card.path, output=folder, providers=words, trust=shared.trust, **options)
+
+
+def _ask_of(words: Sequence[str], call: Call | None) -> Call | None:
+    """The call for one provider as the one for all of them."""
+    return call and msgspec.structs.replace(call, options={**call.options, "providers": list(words)})

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.derive import Verdict
 from mbdeploy.estimate import Interval
 from mbdeploy.mixing.turns import Turns
@@ -77,6 +78,7 @@ class MixReport(msgspec.Struct, frozen=True, kw_only=True):
     would be another in each. ``made`` are those that were then quantized in full and measured again, in this order;
     the last one is ``final`` if it was written. ``timed`` holds the run of each of these against optimised FP32, by its
     name: series 1 is the mix. ``verdict`` is what :func:`mbdeploy.mixing.verdict.judge_search` makes of all this.
+    ``call`` asks for it again (None: not recorded).
     """
 
     model: ModelRef
@@ -98,4 +100,5 @@ class MixReport(msgspec.Struct, frozen=True, kw_only=True):
     turns: tuple[Turns, ...] = ()
     timed: dict[str, BenchRun] = {}
     verdict: Verdict | None = None
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.results.encoding import SCHEMA_VERSION
 from mbdeploy.results.hosts import Host, ModelRef, Placement
 from mbdeploy.results.parity import Check, Metrics
@@ -31,6 +32,7 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
 
     ``checks`` are the gates on placement that were asked for.
     ``other_hosts`` are further ones that took part, if workers on unlike machines shared the images.
+    ``call`` asks for it again (None: not recorded).
     """
 
     data: str
@@ -42,4 +44,5 @@ class EvalReport(msgspec.Struct, frozen=True, kw_only=True):
     host: Host
     other_hosts: tuple[Host, ...] = ()
     checks: tuple[Check, ...] = ()
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.results.encoding import SCHEMA_VERSION
 from mbdeploy.results.hosts import Host, ModelRef, Placement
 
@@ -94,11 +95,15 @@ class LayerCurve(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Every variant against one reference, with the gates that were asked for; ``layers`` only if they were, too."""
+    """Every variant against one reference, with the gates that were asked for; ``layers`` only if they were, too.
+
+    ``call`` asks for it again (None: not recorded).
+    """
 
     reference: str
     rows: tuple[ParityRow, ...]
     checks: tuple[Check, ...]
     hosts: dict[str, Host]
     layers: tuple[LayerCurve, ...] = ()
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION

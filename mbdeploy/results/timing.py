@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mbdeploy.calls import Call
 from mbdeploy.results.encoding import SCHEMA_VERSION
 from mbdeploy.results.hosts import Host, ModelRef, Placement
 
@@ -52,7 +53,8 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     until steady; ``inputs`` says which images were rotated. ``when_utc`` is when its last process ended, as
     2026-01-31T12:00:00Z ("": not recorded). ``require_placement`` are the rules that placements are
     to be judged by. ``processes`` were asked for at least, and ``max_duration_s`` was what a run of several might
-    take until its intervals were narrow, with ``cool_down_s`` of rest between two of them.
+    take until its intervals were narrow, with ``cool_down_s`` of rest between two of them. ``call`` asks for it again,
+    with the other runs of that call (None: not recorded).
     """
 
     provider: str
@@ -71,4 +73,5 @@ class BenchRun(msgspec.Struct, frozen=True, kw_only=True):
     max_duration_s: float = 0.0
     cool_down_s: float = 0.0
     when_utc: str = ""
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION

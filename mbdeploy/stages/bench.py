@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+import msgspec
+
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
+from mbdeploy.calls import describe_call
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.model_file import digest_model
 from mbdeploy.results import BenchRun
@@ -62,6 +65,7 @@ def bench(
         UnavailableError: a provider that is not here. UsageError: an emulated target, on which times do
         not exist, or a model with another fixed batch. StepError: a model that crashes the runtime.
     """
+    call = describe_call("bench", locals())
     subjects = read_subjects(models)
     check_rules(parse_rules(require_placement), providers, [subject.kind for subject in subjects])
     opened = [(provider, open_target(provider)) for provider in map(parse_provider, dict.fromkeys(providers))]
@@ -113,7 +117,8 @@ def bench(
             seed=seed,
             require_placement=tuple(require_placement),
         )
-        runs.append(time_entries(target, provider, entries, images, numbers, on_progress))
+        run = time_entries(target, provider, entries, images, numbers, on_progress)
+        runs.append(msgspec.structs.replace(run, call=call))
     return runs
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mbdeploy.calls import Call, describe_call
 from mbdeploy.costs.report import InspectReport, Peaks
 from mbdeploy.costs.roofline import bound_layers
 from mbdeploy.errors import UsageError
@@ -41,6 +42,7 @@ class ExplainResult(msgspec.Struct, frozen=True, kw_only=True):
     """Files that took turns with the profiler on. ``ratio`` and ``differences`` are of the second over the first.
 
     ``peaks`` is None where no roofline was measured: with several threads, or elsewhere than on this machine.
+    ``call`` asks for it again (None: not recorded).
     """
 
     provider: str
@@ -52,6 +54,7 @@ class ExplainResult(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     peaks: Peaks | None
     host: Host
+    call: Call | None = None
     schema_version: int = SCHEMA_VERSION
 
 
@@ -81,6 +84,7 @@ def explain(
         UsageError: more than two files, a runtime that does not say how long a node takes, or a batch other than
         that of the counts. Others as ``bench``.
     """
+    call = describe_call("bench", locals(), explain=True)
     if len(models) > 2:
         raise UsageError(
             where="--explain", expected="one file or two", found=str(len(models)), todo="compare two at a time"
@@ -152,6 +156,7 @@ def explain(
         differences=compare_layers(explained[0].layers, explained[1].layers) if both else (),
         peaks=peaks,
         host=answer.host,
+        call=call,
     )
 
 

@@ -1,4 +1,4 @@
-"""What ``bench --explain`` found, as tables: the slowest layers of each file, then the largest differences."""
+"""What ``bench --explain`` found, as tables: the layers of each file, the slowest first, then the differences."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from mbdeploy.timing.layers import Difference, LayerTime, sum_us
 _MOST_ROWS = 16
 
 
-def tabulate_explanation(result: ExplainResult) -> list[Table]:
-    """Each file's slowest layers and what is not a layer, then the largest differences."""
-    tables = [_tabulate_model(found, result) for found in result.models]
-    return [*tables, _tabulate_differences(result)] if result.differences else tables
+def tabulate_explanation(result: ExplainResult, most: int | None = _MOST_ROWS) -> list[Table]:
+    """Each file's slowest layers and what is not a layer, then the largest differences; ``most`` rows of each, all if
+    None."""
+    tables = [_tabulate_model(found, result, most) for found in result.models]
+    return [*tables, _tabulate_differences(result, most)] if result.differences else tables
 
 
-def _tabulate_model(found: Explained, result: ExplainResult) -> Table:
+def _tabulate_model(found: Explained, result: ExplainResult, most: int | None) -> Table:
     total = sum_us(found.layers)
     layers = sorted((row for row in found.layers if row.kind == "layer"), key=lambda row: -row.us)
-    rows = [_describe_row(row, row.layer, total) for row in layers[:_MOST_ROWS]]
-    groups = [(f"{len(layers) - _MOST_ROWS} other layers", layers[_MOST_ROWS:])]
+    rows = [_describe_row(row, row.layer, total) for row in layers[:most]]
+    rest = layers[len(rows) :]
+    groups = [(f"{len(rest)} other layers", rest)]
     for kind, plural in (("conversion", "conversions"), ("float island", "float islands"), ("other", "other nodes")):
         same = [row for row in found.layers if row.kind == kind]
         operators = ", ".join(dict.fromkeys(row.operator for row in same))
@@ -73,11 +75,11 @@ def _describe_sum(name: str, rows: Sequence[LayerTime], total: float) -> tuple[s
     )
 
 
-def _tabulate_differences(result: ExplainResult) -> Table:
+def _tabulate_differences(result: ExplainResult, most: int | None) -> Table:
     first, second = result.models
     ordered = sorted(result.differences, key=lambda pair: -abs(pair.us))
-    rows = [_describe_difference(pair) for pair in ordered[:_MOST_ROWS]]
-    rest = ordered[_MOST_ROWS:]
+    rows = [_describe_difference(pair) for pair in ordered[:most]]
+    rest = ordered[len(rows) :]
     if rest:
         before = sum_us(pair.first for pair in rest if pair.first)
         after = sum_us(pair.second for pair in rest if pair.second)

@@ -96,7 +96,7 @@ def calibrate(
             with artifact.writing(files[0]) as merged, artifact.writing(files[1]) as cache:
                 merging = {**request, "shards": list(map(str, paths)), "output": str(merged), "cache": str(cache)}
                 judged = run_in_child("merge_shards", merging, limits, on_progress)
-                adequacy = msgspec.convert(judged, Adequacy)
+                adequacy = msgspec.convert({**judged, "data": images.source}, Adequacy)
             provenance = Provenance(stage="calibrate", params=shown, parents=parents, tools=tools)
             artifact.write_sidecar(files[0], provenance, adequacy)
     return CalibrateRecord(

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mbdeploy import data, model_file
+from mbdeploy import artifact, data, model_file
 from mbdeploy.isolate import Progress
 from mbdeploy.quant.adequacy import judge_images
 from mbdeploy.quant.calibrate import observe

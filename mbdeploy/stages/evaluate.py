@@ -10,6 +10,7 @@ from pathlib import Path
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
 from mbdeploy.assets import cache_root
+from mbdeploy.calls import describe_call
 from mbdeploy.data import Dataset, Sample, open_dataset
 from mbdeploy.errors import UsageError
 from mbdeploy.isolate import Progress, ignore_progress
@@ -66,6 +67,7 @@ def evaluate(
         UnavailableError: a provider, or a cluster, that is not here. StepError: a model that crashes the runtime, or
         answers NaN. ModelError: no classifier. DataError: labels that are no classes of the model.
     """
+    call = describe_call("evaluate", locals())
     paths = [path for path in models if against is None or os.path.realpath(path) != os.path.realpath(against)]
     subjects = read_subjects([*([against] if against is not None else []), *paths])
     rules = parse_rules(require_placement)
@@ -124,6 +126,7 @@ def evaluate(
             for subject, placement, label in found
             for gate in judge_placement(rules, placement, subject.ref.name, label, subject.kind)
         ),
+        call=call,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from mbdeploy.card import Budgets
+from mbdeploy.calls import Call, describe_call
+from mbdeploy.card import Budgets, find_budgets
 from mbdeploy.derive import join_verdicts
 from mbdeploy.errors import StepError
 from mbdeploy.isolate import Progress, ignore_progress
@@ -50,7 +51,10 @@ class MatrixRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All cells, their gates, the first node that diverges in each failing one, and the folders of reductions."""
+    """All cells, their gates, the first node that diverges in each failing one, and the folders of reductions.
+
+    ``call`` asks for it again (None: not recorded).
+    """
 
     reference: str
     rows: tuple[MatrixRow, ...]
@@ -58,6 +62,7 @@ class MatrixReport(msgspec.Struct, frozen=True, kw_only=True):
     divergences: tuple[Divergence, ...]
     reduced: tuple[str, ...]
     hosts: dict[str, Host]
+    call: Call | None = None
     schema_version: int = 1
 
 
@@ -70,7 +75,7 @@ def verify_matrix(
     preprocess: str | None = None,
     num_samples: int = 64,
     providers: Sequence[str] = ("cpu",),
-    budgets: Budgets | None = None,
+    budgets: Budgets | str | None = None,
     kind: Kind | None = None,
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
@@ -88,6 +93,8 @@ def verify_matrix(
     once. 4. With ``reduce_to`` the smallest failing part of each traced cell is written into a folder there. 5. A
     session that the runtime refuses, or that kills it, is a failing cell, as long as another one runs.
     """
+    call = describe_call("verify", locals(), matrix=True)
+    bounds = find_budgets(budgets)
     subjects = read_subjects(models, kind)
     rules = parse_rules(require_placement)
     check_rules(rules, providers, [subject.kind for subject in subjects])
@@ -129,11 +136,11 @@ def verify_matrix(
                     checks += judge_placement(rules, ran.placement, subject.ref.name, word, subject.kind)
                 for index in range(len(against.outputs)):
                     cell = parity.compare_cell(subject, f"{word}, {way}", index, ran, ideal, against, borrowed=borrowed)
-                    gates = parity.list_checks(cell, budgets or Budgets())
+                    gates = parity.list_checks(cell, bounds)
                     checks += gates
                     rows.append(_make_row(cell, way, word, gates))
                     if any(gate.passed is False for gate in gates):
-                        failing.append(_take(cell, run, run.asked[way][number], against, gates, budgets or Budgets()))
+                        failing.append(_take(cell, run, run.asked[way][number], against, gates, bounds))
     traced = [bisect.trace(cell, entitle(on_progress, f"trace {cell.name}")) for cell in _drop_alike(failing)]
     reduced = [reduce.reduce(found, reduce_to, on_progress) for found in traced] if reduce_to is not None else []
     return MatrixReport(
@@ -143,6 +150,7 @@ def verify_matrix(
         divergences=tuple(found.divergence for found in traced),
         reduced=tuple(str(place) for place in reduced if place is not None),
         hosts=hosts,
+        call=call,
     )
 
 

@@ -10,7 +10,8 @@ import msgspec
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
-from mbdeploy.card import Budgets
+from mbdeploy.calls import describe_call
+from mbdeploy.card import Budgets, find_budgets
 from mbdeploy.data import open_dataset
 from mbdeploy.isolate import Progress, ignore_progress
 from mbdeploy.model_file import digest_model
@@ -42,7 +43,7 @@ def verify(
     preprocess: str | None = None,
     num_samples: int = 64,
     providers: Sequence[str] = ("cpu",),
-    budgets: Budgets | None = None,
+    budgets: Budgets | str | None = None,
     kind: Kind | None = None,
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
@@ -65,12 +66,16 @@ def verify(
     so. 6. ``require_placement`` are rules over where nodes ran as executed: see :mod:`mbdeploy.stages.placement`.
     7. With ``layers`` each INT8 file's tensors are compared with its float file's along the network, too, with a
     session for each of them where there is no other way, if ``one_by_one``: see :mod:`mbdeploy.stages.layers`.
+    8. ``budgets`` are bounds, or the card (its name or file) whose bounds they are.
 
     Raises:
         UnavailableError: a provider that is not here, or that takes no node of a model.
         StepError: a model that the runtime refuses, or that crashes or hangs it.
         UsageError, ModelError, DataError: inputs that contradict each other or cannot be used.
+        CardError: no such card.
     """
+    call = describe_call("verify", locals())
+    bounds = find_budgets(budgets)
     subjects = read_subjects(models, kind)
     rules = parse_rules(require_placement)
     check_rules(rules, providers, [subject.kind for subject in subjects])
@@ -105,7 +110,7 @@ def verify(
             for index in range(len(against.outputs)):
                 cell = compare_cell(subject, label, index, ran, ideal, against, borrowed=borrowed)
                 rows += list_rows(cell)
-                checks += list_checks(cell, budgets or Budgets())
+                checks += list_checks(cell, bounds)
             checks += judge_placement(rules, ran.placement, subject.ref.name, label, subject.kind)
     curves = [
         curve
@@ -113,7 +118,7 @@ def verify(
         for curve in record_layers(pair, opened, against.inputs, settings, on_progress, one_by_one=one_by_one)
     ]
     return ParityReport(
-        reference=against.name, rows=tuple(rows), checks=tuple(checks), hosts=hosts, layers=tuple(curves)
+        reference=against.name, rows=tuple(rows), checks=tuple(checks), hosts=hosts, layers=tuple(curves), call=call
     )
 
 
@@ -126,7 +131,7 @@ def plan(
     preprocess: str | None = None,
     num_samples: int = 64,
     providers: Sequence[str] = ("cpu",),
-    budgets: Budgets | None = None,
+    budgets: Budgets | str | None = None,
     kind: Kind | None = None,
     threads: int = 1,
     provider_options: Mapping[str, str] | None = None,
@@ -154,7 +159,7 @@ def plan(
             "preprocess": preprocess,
             "num_samples": num_samples,
             "providers": list(providers),
-            "budgets": msgspec.to_builtins(budgets or Budgets()),
+            "budgets": msgspec.to_builtins(find_budgets(budgets)),
             "kind": kind,
             "threads": threads,
             "provider_options": dict(provider_options or {}),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from mbdeploy.card import list_cards
+from mbdeploy.card import Budgets, list_cards
 from mbdeploy.cli import program
 from mbdeploy.errors import EXIT_BAD_INPUT, EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK, EXIT_UNAVAILABLE
 from mbdeploy.records import SimplifyRecord
 from mbdeploy.results import Check, ParityReport
+from mbdeploy.stages.bundle import Opened
+from mbdeploy.stages.matrix import MatrixReport
 
 ODD_NAMES = ("two words.onnx", 'it\'s "quoted".onnx', "模型.onnx", "--version.onnx", "$(id);rm.onnx")
 NOT_MODELS = {
@@ -188,6 +192,26 @@ def test_the_exit_code_of_verify_is_that_of_its_gates(
     assert json.loads((tmp_path / "parity.json").read_text())["reference"] == "golden.npz"
     assert "wrote" in result.stderr
     assert "wrote" not in result.stdout
+
+
+@pytest.mark.parametrize("matrix", [False, True])
+def test_a_result_of_a_bundle_names_the_bundle_and_not_where_it_was_unpacked(
+    matrix: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextlib.contextmanager
+    def open_it(path: Path) -> Iterator[Opened]:
+        yield Opened(models=(tmp_path / "a.onnx",), golden=tmp_path / "golden.npz", budgets=Budgets())
+
+    parity = ParityReport(reference="g", rows=(), checks=(), hosts={})
+    cells = MatrixReport(reference="g", rows=(), checks=(), divergences=(), reduced=(), hosts={})
+    for stage, name, made in (("verify", "verify", parity), ("matrix", "verify_matrix", cells)):
+        monkeypatch.setattr(f"mbdeploy.stages.{stage}.{name}", lambda made=made, **keywords: made)
+    monkeypatch.setattr("mbdeploy.stages.bundle.opening_bundle", open_it)
+    words = ["--matrix"] if matrix else []
+    assert run("verify", "net.zip", "--threads", 2, *words, "-o", tmp_path / "p.json").exit_code == EXIT_OK
+    said = {"threads": 2, "matrix": True} if matrix else {"threads": 2}
+    found = json.loads((tmp_path / "p.json").read_text())["call"]
+    assert found == {"command": "verify", "arguments": ["./net.zip"], "options": said}
 
 
 @pytest.mark.parametrize(("onnxsim", "code"), [("OK", EXIT_OK), ("CRASHED", EXIT_GATE_FAILED)])

@@ -23,7 +23,7 @@ CALLS = {
     "calibrate": ("mbdeploy.stages.calibrate:calibrate", set()),
     "quantize": ("mbdeploy.tradeoff:quantize_within", set()),
     "audit": ("mbdeploy.stages.audit:audit", set()),
-    "verify": ("mbdeploy.stages.verify:verify", {"budgets", "kind", "one_by_one"}),
+    "verify": ("mbdeploy.stages.verify:verify", {"kind"}),
     "bench": ("mbdeploy.stages.bench:bench", set()),
     "evaluate": ("mbdeploy.stages.evaluate:evaluate", {"on_link"}),
     "sweep": ("mbdeploy.sweeping.sweep:sweep", {"on_link", "on_plan"}),
@@ -57,6 +57,7 @@ SAID_OTHERWISE = {
     "all_variants",
     "hard",
     "refine",
+    "one_by_one",
 }
 
 

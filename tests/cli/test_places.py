@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mbdeploy.card import Budgets, find_budgets, load_card
 from mbdeploy.cli.places import (
     find_folder,
     find_models,
@@ -82,7 +83,8 @@ def test_a_report_is_on_a_folder_or_on_a_card(tmp_path: Path) -> None:
 
 def test_only_a_card_brings_budgets_a_recipe_and_a_place_for_results() -> None:
     assert read_budgets(["net.onnx"]) == {}
-    assert read_budgets(["net.onnx", "mobilenet_v2"])["budgets"].int8_exact_gap_db > 0
+    assert read_budgets(["net.onnx", "mobilenet_v2"]) == {"budgets": "mobilenet_v2"}
+    assert find_budgets("efficientnet_lite0") == load_card("efficientnet_lite0").budgets != Budgets()
     assert read_quantization("net.onnx", {"recipe": "portable"}) == {"recipe": "portable"}
     assert read_quantization("mobilenet_v2", {})["calibration"] == "photos"
     assert name_result(["net.onnx"], "evaluation") is None

@@ -197,6 +197,7 @@ def test_a_word_names_the_manifest_and_a_path_the_folder(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert len(open_dataset("photos", split="check")) == 64
     assert names(open_dataset("./photos")) == ["mine.png"]
+    assert names(open_dataset(find_data("./photos", Path()))) == ["mine.png"]
 
 
 def test_a_source_of_a_card_is_looked_up_beside_the_card_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

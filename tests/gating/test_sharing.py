@@ -13,6 +13,7 @@ import pytest
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
+from mbdeploy.calls import Call
 from mbdeploy.card import ModelCard, load_card
 from mbdeploy.errors import StepError, UnavailableError
 from mbdeploy.executing import Done, Work
@@ -34,6 +35,8 @@ from mbdeploy.results import (
     encode_result,
 )
 from mbdeploy.stages.facts import derive_latency
+from mbdeploy.stages.reporting.origins import tabulate_origins
+from mbdeploy.stages.reporting.reading import read_saved
 
 CARD = """
 name = "tiny"
@@ -354,6 +357,19 @@ def list_rows(report: CheckReport) -> list[tuple[object, ...]]:
     ]
 
 
+def list_commands(folder: Path) -> dict[str, str]:
+    """Where the report says that each file's numbers are from; workers are given whole paths."""
+    return {row[1]: row[4].replace(f"{Path.cwd()}/", "") for row in tabulate_origins(read_saved(folder)).rows}
+
+
+def test_the_calls_for_each_provider_are_kept_as_one_for_all_of_them() -> None:
+    call = Call(command="verify", arguments=("a.onnx",), options={"providers": ["cpu"], "threads": 2})
+    assert merging._ask_of(["cpu", BOARD], call) == Call(
+        command="verify", arguments=("a.onnx",), options={"providers": ["cpu", BOARD], "threads": 2}
+    )
+    assert merging._ask_of(["cpu"], None) is None
+
+
 @pytest.mark.slow
 def test_a_check_by_a_worker_is_that_of_one_process_and_leaves_the_same_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
@@ -362,10 +378,13 @@ def test_a_check_by_a_worker_is_that_of_one_process_and_leaves_the_same_folder(
     card = load_card(make_onnx_card(tmp_path / "models", more="[budgets]\nint8_sqnr_db = 5.0\n"))
     given: dict[str, Any] = {"min_duration": 0.05}
     alone = check([card], **given)
+    commands = list_commands(Path("out/tiny"))
     shared = check([card], workers=1, store=Path("store"), **given)
     assert list_rows(shared) == list_rows(alone)
     assert shared.cards[0].parity == alone.cards[0].parity and shared.cards[0].lint == alone.cards[0].lint
     assert shared.cards[0].notes == alone.cards[0].notes
+    assert list_commands(Path("out/tiny")) == commands
+    assert "--budgets models/tiny.toml --layers" in commands["results/parity.json"]
     assert decode_result(encode_result(shared), CheckReport) == shared
     told = {"output": Path("out/tiny"), "providers": ["cpu"], "dry_run": True, **given}
     assert [stage.fresh for stage in run(card.path, **told).stages] == [True] * 6

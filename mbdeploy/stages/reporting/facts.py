@@ -12,7 +12,7 @@ from mbdeploy.derive import Verdict
 from mbdeploy.mixing.report import MixReport
 from mbdeploy.mixing.verdict import judge_search
 from mbdeploy.records import ExportRecord, QuantizeRecord, SimplifyRecord
-from mbdeploy.results import SCHEMA_VERSION, BenchRun, Check, Host, ModelRef, Placement
+from mbdeploy.results import SCHEMA_VERSION, BenchRun, Check, Host, ModelRef, ParityReport, Placement
 from mbdeploy.stages.bench_explain import ExplainResult
 from mbdeploy.stages.facts import (
     AccuracyFacts,
@@ -23,8 +23,8 @@ from mbdeploy.stages.facts import (
     derive_parity,
 )
 from mbdeploy.stages.layer_facts import CurveFact, derive_layers
-from mbdeploy.stages.matrix import MatrixRow
-from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, EVALUATION, EXPLANATION, MATRIX, PARITY, Saved
+from mbdeploy.stages.matrix import MatrixReport, MatrixRow
+from mbdeploy.stages.reporting.reading import BENCH, CONFIRMED, EVALUATION, EXPLANATION, MATRIX, Saved
 from mbdeploy.stages.verdict import judge_int8
 from mbdeploy.timing.layers import LayerTime
 
@@ -98,9 +98,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 def derive_report(saved: Saved) -> Report:
     """The facts of a folder; a pure function of what was saved."""
-    export, parity = saved.export, saved.parity
+    export, parities = saved.export, saved.parities.values()
     trained = export.trained if export else None
-    checks = parity.checks if parity else ()
+    checks = tuple(check for parity in parities for check in parity.checks)
     latency = tuple(derive_latency(run) for _, run in choose_runs(saved))
     accuracy = (derive_accuracy(saved.evaluation),) if saved.evaluation else ()
     return Report(
@@ -118,14 +118,14 @@ def derive_report(saved: Saved) -> Report:
         export=export,
         simplify=saved.simplify,
         quantize=saved.quantize,
-        parity=derive_parity(parity) if parity else (),
+        parity=tuple(fact for parity in parities for fact in derive_parity(parity)),
         checks=checks,
         latency=latency,
         accuracy=accuracy,
         verdicts=judge_int8(latency, checks, accuracy, trained=trained),
         explanation=_drop_samples(saved.explanation) if saved.explanation else None,
         matrix=saved.matrix.rows if saved.matrix else (),
-        layers=derive_layers(parity.layers) if parity else (),
+        layers=tuple(curve for parity in parities for curve in derive_layers(parity.layers)),
         placements=tuple(_derive_placements(saved)),
         hosts=_group_hosts(_list_hosts(saved)),
         stale=tuple(dict.fromkeys(_list_stale(saved))),
@@ -156,11 +156,13 @@ def find_host(report: Report, file: str, provider: str) -> Host | None:
 
 
 def _list_hosts(saved: Saved) -> Iterator[tuple[Host, str]]:
-    for file, found in ((PARITY, saved.parity), (MATRIX, saved.matrix)):
-        if found is not None:
-            yield from ((host, f"{file}: {provider}") for provider, host in found.hosts.items())
+    found: dict[str, ParityReport | MatrixReport] = {**saved.parities}
+    if saved.matrix is not None:
+        found[MATRIX] = saved.matrix
+    for file, one in found.items():
+        yield from ((host, f"{file}: {provider}") for provider, host in one.hosts.items())
     yield from ((run.host, f"{file}: {run.provider}") for file, run in choose_runs(saved))
-    yield from ((found.host, f"{file}: {found.provider}") for file, found in saved.searches.items())
+    yield from ((search.host, f"{file}: {search.provider}") for file, search in saved.searches.items())
     if saved.explanation is not None:
         yield saved.explanation.host, f"{EXPLANATION}: {saved.explanation.provider}"
     if saved.evaluation is not None:
@@ -183,7 +185,9 @@ def _group_hosts(found: Iterable[tuple[Host, str]]) -> tuple[HostFact, ...]:
 
 def _list_stale(saved: Saved) -> Iterator[str]:
     now = {Path(sidecar.file).stem: sidecar.sha256 for sidecar in saved.sidecars.values()}
-    found: list[tuple[str, ModelRef]] = [(PARITY, row.model) for row in (saved.parity.rows if saved.parity else ())]
+    found: list[tuple[str, ModelRef]] = [
+        (file, row.model) for file, parity in saved.parities.items() for row in parity.rows
+    ]
     found += [(file, series.model) for file, run in choose_runs(saved) for series in run.series]
     found += [(EXPLANATION, one.model) for one in (saved.explanation.models if saved.explanation else ())]
     found += [(EVALUATION, one.model) for one in (saved.evaluation.models if saved.evaluation else ())]
@@ -212,9 +216,11 @@ def _drop_samples(found: ExplainResult) -> ExplainResult:
 def _derive_placements(saved: Saved) -> Iterator[PlacementFact]:
     """One fact a model and provider: from the parity run as executed, else from the timed one."""
     seen: set[tuple[str, str]] = set()
-    rows = saved.parity.rows if saved.parity else ()
     found: list[tuple[str, str, str, Placement]] = [
-        (row.model.name, row.provider, PARITY, row.placement) for row in rows if row.mode == "executed"
+        (row.model.name, row.provider, file, row.placement)
+        for file, parity in saved.parities.items()
+        for row in parity.rows
+        if row.mode == "executed"
     ]
     found += [
         (series.model.name, run.provider, file, series.placement)

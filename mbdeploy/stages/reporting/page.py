@@ -139,7 +139,7 @@ def _describe(number: int, name: str, report: Report, saved: Saved) -> Model:
         heats=heat.arrange_parity(report),
         accuracy=[table for data in report.accuracy for table in figures.tabulate_accuracy(data)],
         times=layer_charts.draw_times(number, explanation) if explanation else None,
-        time_tables=tabulate_explanation(explanation) if explanation else [],
+        time_tables=tabulate_explanation(explanation, most=None) if explanation else [],
         layers=[chart for chart in drawn if chart is not None],
         curve_tables=tabulate_layers(report.layers),
         layer_table=_tabulate_layers(report.quantize) if report.quantize else None,

@@ -24,6 +24,8 @@ PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX = (
 )
 #: What ``mbdeploy check`` leaves: times that it measured again in full, and those beside another version's INT8 file.
 CONFIRMED, BESIDE = "results/bench-confirm.json", "results/bench-baseline.json"
+#: Where ``mbdeploy check`` keeps the parity on emulated CPUs, one file each.
+EMULATED = "results/parity-*.json"
 #: What ``mbdeploy sweep`` writes into its folder.
 SWEEP = "sweep.json"
 #: What ``mbdeploy quantize`` with a goal writes beside its file.
@@ -35,8 +37,9 @@ CALIBRATION = "simplified.calibration/calibration.npz"
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """A folder's files as they are: nothing here is derived. What the folder does not hold is None or empty.
 
-    ``searches`` are those for INT8 within goals, by the names of their files. ``confirmed`` are runs that ``check``
-    made in full where the pipeline's quick ones did not pass.
+    ``emulated`` are parities that ``mbdeploy check`` keeps apart, and ``searches`` those for INT8 within goals, both by
+    the names of their files. ``confirmed`` are runs that ``check`` made in full where the pipeline's quick ones did not
+    pass.
     """
 
     folder: Path
@@ -49,8 +52,16 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     explanation: ExplainResult | None
     evaluation: EvalReport | None
     matrix: MatrixReport | None
+    emulated: dict[str, ParityReport] = {}
     searches: dict[str, MixReport] = {}
     confirmed: tuple[BenchRun, ...] = ()
+
+    @property
+    def parities(self) -> dict[str, ParityReport]:
+        """Every parity by its file: a provider's own file counts only where the first one is not of that provider."""
+        first = {PARITY: self.parity} if self.parity is not None else {}
+        known = self.parity.hosts if self.parity is not None else {}
+        return {**first, **{file: one for file, one in self.emulated.items() if not one.hosts.keys() <= known.keys()}}
 
 
 class SavedSweep(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +136,14 @@ def read_saved(folder: Path) -> Saved:
             for path in sorted(folder.glob(SEARCHES))
         },
         confirmed=_read_runs(folder / CONFIRMED),
+        emulated=_read_emulated(folder),
     )
+
+
+def _read_emulated(folder: Path) -> dict[str, ParityReport]:
+    paths = [path for path in sorted(folder.glob(EMULATED)) if not path.with_suffix("").is_file()]  # no sidecars
+    read = {path.relative_to(folder).as_posix(): _read(path, ParityReport, "mbdeploy check") for path in paths}
+    return {name: found for name, found in read.items() if found is not None}
 
 
 def _read_runs(path: Path) -> tuple[BenchRun, ...]:

@@ -10,10 +10,15 @@ import msgspec
 import pytest
 from folders import HOST, QUANTIZE, make_metrics, make_parity, make_row
 
-from mbdeploy.results import Check
+from mbdeploy import artifact
+from mbdeploy.artifact import Provenance
+from mbdeploy.calls import Call
+from mbdeploy.results import Check, ParityReport
 from mbdeploy.stages.matrix import MatrixReport, MatrixRow
 from mbdeploy.stages.report import read_report
 from mbdeploy.stages.reporting.heat import arrange_parity, list_colors, place_color
+from mbdeploy.stages.reporting.origins import tabulate_origins
+from mbdeploy.stages.reporting.reading import read_saved
 
 
 @pytest.mark.parametrize(
@@ -68,3 +73,34 @@ def test_a_saved_matrix_has_a_column_for_every_way(make_folder: Callable[..., Pa
     (heat,) = arrange_parity(read_report(make_folder(int8=QUANTIZE, matrix=matrix)))
     assert heat.columns == ("cpu, default", "cpu, none")
     assert [cell.verdict for cell in heat.rows[0][1] if cell] == ["inconclusive", "pass"]
+
+
+def test_parity_that_a_check_keeps_apart_has_its_columns_and_gates(make_folder: Callable[..., Path]) -> None:
+    def make(provider: str, decibels: float) -> ParityReport:
+        row = make_row("int8", "executed", "reference", make_metrics(sqnr_db=decibels), provider=provider)
+        subject = f"int8 on {provider}"
+        gate = Check(name="sqnr_db", subject=subject, value=decibels, bound=20.0, comparison=">=", passed=False)
+        call = Call(command="verify", arguments=("int8.onnx",), options={"providers": [provider]})
+        report = make_parity(row, checks=(gate,))
+        return msgspec.structs.replace(report, hosts={provider: HOST}, call=call)
+
+    folder = make_folder(int8=QUANTIZE, parity=make("cpu", 22.0))
+    provenance = Provenance(stage="verify", params={}, parents={}, tools={})
+    artifact.write_result(folder / "results" / "parity-arm_qemu.json", provenance, make("arm@qemu", 12.0))
+    artifact.write_json(folder / "results" / "parity-cpu.json", make("cpu", 1.0))  # of a run that came before
+    found = read_report(folder)
+    (heat,) = arrange_parity(found)
+    assert heat.columns == ("cpu", "arm@qemu")
+    assert [(cell.text, cell.verdict) for cell in heat.rows[0][1] if cell] == [("22", "FAIL"), ("12", "FAIL")]
+    assert [check.subject for check in found.checks] == ["int8 on cpu", "int8 on arm@qemu"]
+    assert [fact.measured for fact in found.hosts] == [
+        ("results/parity.json: cpu", "results/parity-arm_qemu.json: arm@qemu")
+    ]
+    rows = {row[1]: row[4] for row in tabulate_origins(read_saved(folder)).rows}
+    assert rows["results/parity-arm_qemu.json"] == (
+        f"mbdeploy verify int8.onnx --provider arm@qemu -o {folder}/results/parity-arm_qemu.json"
+    )
+    assert "results/parity-cpu.json" not in rows
+    alone = make_folder(folder="alone", int8=QUANTIZE)
+    artifact.write_json(alone / "results" / "parity-arm_qemu.json", make("arm@qemu", 12.0))
+    assert [heat.columns for heat in arrange_parity(read_report(alone))] == [("arm@qemu",)]

@@ -29,7 +29,8 @@ from folders import (
     name_model,
 )
 
-from mbdeploy.artifact import digest_file
+from mbdeploy.artifact import Provenance, digest_file, write_sidecar
+from mbdeploy.calls import Call
 from mbdeploy.estimate import estimate_ratio
 from mbdeploy.quant.calibration_file import Identity, make_seen, save_seen, write_cache
 from mbdeploy.results import ParityReport
@@ -40,6 +41,32 @@ from mbdeploy.stages.reporting.names import shorten
 from mbdeploy.stages.reporting.origins import list_missing, tabulate_origins
 from mbdeploy.stages.reporting.reading import read_saved
 from mbdeploy.timing.layers import LayerTime, compare_layers
+
+
+def explain_layers(first: list[float], second: list[float]) -> ExplainResult:
+    """A profile of both files with these times in microseconds, of layers 0, 1 and so on."""
+    rows = [
+        tuple(
+            LayerTime(name=name, operator="Conv", kind="layer", type="float32", us=us, samples_us=(1, 2), layer=name)
+            for name, us in ((f"layer {k}", us) for k, us in enumerate(times))
+        )
+        for times in (first, second)
+    ]
+    models = tuple(
+        Explained(model=name_model(name), wall_ns=(60_000, 61_000), layers=layers, absorbed=(), between_us=5.0)
+        for name, layers in zip(("simplified", "int8"), rows, strict=True)
+    )
+    return ExplainResult(
+        provider="cpu",
+        threads=1,
+        batch_size=1,
+        inputs="golden.npz",
+        models=models,
+        ratio=estimate_ratio([3.0] * 40, [1.0] * 40),
+        differences=compare_layers(*rows),
+        peaks=None,
+        host=HOST,
+    )
 
 
 @pytest.fixture
@@ -89,10 +116,54 @@ def test_a_number_s_origin_is_its_file_with_its_digest_and_a_command(
     assert list(rows) == ["int8.onnx.json", "results/parity.json", "results/bench.json"]
     assert rows["results/bench.json"][3] == digest_file(folder / "results" / "bench.json")[:12]
     assert rows["results/bench.json"][4] == (
-        "mbdeploy bench simplified.onnx int8.onnx --provider cpu --threads 1 --batch-size 1 --inputs golden.npz "
-        f"--min-duration 1 --tolerance 0.05 --seed 0 -o '{folder}/results/bench.json'"
+        "mbdeploy bench simplified.onnx int8.onnx --min-duration 1 --processes 1 --inputs golden.npz "
+        f"-o '{folder}/results/bench.json'"
     )
-    assert rows["results/parity.json"][4].startswith("mbdeploy verify simplified.onnx int8.onnx --provider cpu -o ")
+    assert rows["results/parity.json"][4].startswith("mbdeploy verify simplified.onnx int8.onnx -o ")
+
+
+def test_a_result_s_command_is_that_of_its_call_and_without_one_the_report_says_so(
+    make_folder: Callable[..., Path], parity: ParityReport
+) -> None:
+    options = {"budgets": "mine.toml", "num_samples": 5, "threads": 1, "layers": True, "one_by_one": False}
+    call = Call(command="verify", arguments=("a.onnx",), options=options)
+    runs = [make_run(70), msgspec.structs.replace(make_run(70), provider="openvino", processes=3, cool_down_s=0.25)]
+    folder = make_folder(parity=msgspec.structs.replace(parity, call=call), bench=runs, fp32=EXPORT)
+    table = tabulate_origins(read_saved(folder))
+    rows = {row[1]: row[4] for row in table.rows}
+    assert rows["results/parity.json"] == (
+        "mbdeploy verify a.onnx --budgets mine.toml --num-samples 5 --layers --no-one-by-one "
+        f"-o {folder}/results/parity.json"
+    )
+    assert "--provider cpu --provider openvino" in rows["results/bench.json"]
+    assert table.notes[1].startswith("An older version saved results/bench.json without all that it was told")
+    assert (
+        len(
+            tabulate_origins(
+                read_saved(make_folder(folder="new", parity=msgspec.structs.replace(parity, call=call), fp32=EXPORT))
+            ).notes
+        )
+        == 1
+    )
+    missing = dict(list_missing(read_saved(folder)))["every way to open a session"]
+    assert missing.endswith(f" --matrix --budgets mine.toml -o {folder}/results/matrix.json")
+
+
+def test_the_int8_file_s_command_says_all_that_its_sidecar_says(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, int8=QUANTIZE)
+    told = {"recipe": "u8u8", "without": ["bias"], "keep_float": ["a*", "-b"], "method": None, "samples": 128}
+    provenance = Provenance(
+        stage="quantize",
+        params={**told, "preprocess": "my.toml", "seed": 7},
+        parents={"model": digest_file(folder / "fp32.onnx")},
+        tools={},
+    )
+    write_sidecar(folder / "int8.onnx", provenance, QUANTIZE)
+    (command,) = (row[4] for row in tabulate_origins(read_saved(folder)).rows)
+    assert command == (
+        f"mbdeploy quantize {folder}/fp32.onnx --recipe u8u8 --without bias --keep-float 'a*' --keep-float=-b "
+        f"--preprocess my.toml --seed 7 --calibration photos -o {folder}/int8.onnx"
+    )
 
 
 def test_what_was_not_measured_is_named_with_its_command(make_folder: Callable[..., Path]) -> None:
@@ -162,7 +233,7 @@ def test_the_curve_along_the_network_is_drawn_where_it_was_recorded_and_has_a_co
     )
     assert "SQNR of every layer along the network" not in dict(list_missing(read_saved(folder)))
     command = {row[1]: row[4] for row in tabulate_origins(read_saved(folder)).rows}["results/parity.json"]
-    assert command.startswith("mbdeploy verify simplified.onnx int8.onnx --provider cpu --layers -o ")
+    assert command.startswith("mbdeploy verify simplified.onnx int8.onnx --layers -o ")
     page = report(folder, format="html")
     (text,) = re.findall(r'id="charts">(.*?)</script>', page)
     charts = {chart["name"]: chart for chart in json.loads(text)}
@@ -196,30 +267,17 @@ def test_a_folder_that_holds_nothing_but_a_curve_shows_it(
     assert 'id="curve-0-1"' not in page and "it cannot be run layer by layer: REJECTED" in page
 
 
-def test_the_time_of_each_layer_stands_in_both_files_beside_each_other(make_folder: Callable[..., Path]) -> None:
-    def make_rows(*times: float) -> tuple[LayerTime, ...]:
-        names = ("stem", "head")
-        return tuple(
-            LayerTime(name=name, operator="Conv", kind="layer", type="float32", us=us, samples_us=(1, 2), layer=name)
-            for name, us in zip(names, times, strict=False)
-        )
+def test_every_layer_s_time_is_in_the_page_and_the_terminal_has_the_slowest(make_folder: Callable[..., Path]) -> None:
+    folder = make_folder(fp32=EXPORT, explain=explain_layers(*([float(100 - k) for k in range(40)],) * 2))
+    page, shown = report(folder, format="html"), report(folder)
+    assert "24 other layers" in shown and "24 other rows" in shown and "layer 16" not in shown
+    assert "other layers" not in page and "other rows" not in page
+    cells = re.findall(r"<td[^>]*>(layer \d+)</td>", page)
+    assert {name: cells.count(name) for name in cells} == {f"layer {k}": 3 for k in range(40)}
 
-    first, second = make_rows(30.0, 20.0), make_rows(10.0)
-    models = tuple(
-        Explained(model=name_model(name), wall_ns=(60_000, 61_000), layers=rows, absorbed=(), between_us=5.0)
-        for name, rows in (("simplified", first), ("int8", second))
-    )
-    explanation = ExplainResult(
-        provider="cpu",
-        threads=1,
-        batch_size=1,
-        inputs="golden.npz",
-        models=models,
-        ratio=estimate_ratio([3.0] * 40, [1.0] * 40),
-        differences=compare_layers(first, second),
-        peaks=None,
-        host=HOST,
-    )
+
+def test_the_time_of_each_layer_stands_in_both_files_beside_each_other(make_folder: Callable[..., Path]) -> None:
+    explanation = explain_layers([30.0, 20.0], [10.0])
     folder = make_folder(fp32=EXPORT, explain=explanation)
     page = report(folder, format="html")
     (text,) = re.findall(r'id="charts">(.*?)</script>', page)
