@@ -157,7 +157,7 @@ class AgentWords(msgspec.Struct, frozen=True, omit_defaults=True):
 
     progress: tuple[str, int, int] | None = None
     at: tuple[int, str] | None = None
-    refused: Literal["rejected", "unavailable", "usage", "simulated"] | None = None
+    refused: Literal["rejected", "unavailable", "outdated", "usage", "simulated"] | None = None
     cause: str = ""
     facts: dict[str, Any] = {}
 
