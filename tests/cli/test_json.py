@@ -59,7 +59,7 @@ def test_json_is_alone_on_standard_output(tmp_path: Path, tiny_card: Path) -> No
         call(tmp_path, name, *words)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_so_it_is_where_native_code_has_run(tmp_path: Path, conv_model_file: Path, photo_folder: Path) -> None:
     assert conv_model_file.parent == photo_folder.parent == tmp_path
     call(tmp_path, "quantize", "conv.onnx", "--calibration", "./photos", "--preprocess", "unit", "--fast")

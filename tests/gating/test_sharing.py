@@ -370,7 +370,7 @@ def test_the_calls_for_each_provider_are_kept_as_one_for_all_of_them() -> None:
     assert merging._ask_of(["cpu"], None) is None
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_check_by_a_worker_is_that_of_one_process_and_leaves_the_same_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
 ) -> None:

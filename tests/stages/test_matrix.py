@@ -188,7 +188,7 @@ def show(place: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_a_node_without_any_number_in_a_model_of_one_image_is_shown_with_its_threads(
     build_chain: Build, tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,7 +205,7 @@ def test_a_node_without_any_number_in_a_model_of_one_image_is_shown_with_its_thr
     assert "THREADS = 2\n" in (Path(report.reduced[0]) / "show.py").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_what_openvino_gets_wrong_is_shown_by_openvino(real_openvino: None, tmp_path: Path, images: np.ndarray) -> None:
     grid = ["s", "z"]
     nodes = [

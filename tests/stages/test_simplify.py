@@ -143,7 +143,7 @@ def test_an_onnxsim_that_hangs_is_not_waited_for_twice(model: Path, tmp_path: Pa
     assert_right(model, tmp_path / "simplified.onnx")
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 def test_an_onnxsim_that_fails_only_at_a_fixed_batch_is_taken_as_it_is(
     model: Path, tmp_path: Path, onnxsim: Any
 ) -> None:

@@ -151,6 +151,7 @@ def list_commands(folder: Path) -> dict[str, list[str]]:
     return {row[1]: split(row[4]) for row in tabulate_origins(saved).rows}
 
 
+@pytest.mark.sweep
 def test_every_command_of_a_report_tells_its_maker_what_it_was_told(
     made: tuple[Path, Told], monkeypatch: pytest.MonkeyPatch
 ) -> None:
