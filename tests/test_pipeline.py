@@ -90,7 +90,7 @@ def test_a_report_is_made_again_when_a_result_that_it_shows_comes_or_goes(finish
     assert "Accuracy" in (folder / "report.md").read_text(encoding="utf-8")
     assert read_manifest(folder).artifacts["report.html"].parents["evaluation"].file == "results/evaluation.json"
     assert all(again(folder).values())
-    for name in ("matrix", "explain"):
+    for name in ("matrix", "explain", "bench-confirm", "parity-arm", "../int8.mix"):
         artifact.write_json(folder / "results" / f"{name}.json", None)
         assert not again(folder, dry_run=True)["report"]
         (folder / "results" / f"{name}.json").unlink()

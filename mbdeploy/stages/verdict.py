@@ -24,8 +24,8 @@ def judge_int8(
 
     Rules: 1. "don't ship" if a parity gate failed, if INT8 is slower (the interval of the ratio lies above 1), or if
     it loses more than ``MAX_DROP`` of top-1 (the interval lies below). 2. "inconclusive" if speed or accuracy is
-    unknown: a control that did not pass, an interval that holds 1 or the bound, weights that were never trained.
-    3. Else "ship". Without labelled images the parity gates stand for accuracy, and the reasons say so.
+    unknown: a gate or a control that is inconclusive, an interval that holds 1 or the bound, weights that were never
+    trained. 3. Else "ship". Without labelled images the parity gates stand for accuracy, and the reasons say so.
     """
     verdicts = []
     for run in latency:
@@ -36,6 +36,7 @@ def judge_int8(
         own = [check for check in checks if check.subject == subject]
         findings: list[Finding] = [
             *(("don't ship", _describe_failure(check)) for check in own if check.passed is False),
+            *(("inconclusive", f"the gate on {check.name}: {check.note}") for check in own if check.passed is None),
             _judge_speed(fact, run),
             *_judge_accuracy(accuracy, own, fact.provider, trained=trained),
         ]
@@ -69,7 +70,7 @@ def _judge_accuracy(
         passed = [f"{check.name} {check.value:.4g}" for check in checks if check.passed]
         if not passed:
             return [("inconclusive", "neither accuracy nor parity was measured")]
-        said = f"parity gates passed ({', '.join(passed)}); accuracy on labelled images was not measured on {provider}"
+        said = f"gates passed ({', '.join(passed)}); accuracy on labelled images was not measured on {provider}"
         return [("ship", said)]
     findings: list[Finding] = []
     for changed in found:

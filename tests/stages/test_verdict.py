@@ -88,6 +88,13 @@ GATE = (make_check("sqnr_db", True),)
             "0.600 [0.590, 0.610] of optimised FP32's cpu time: too",
         ),
         (make_run(FASTER), (), None, "inconclusive", "neither accuracy nor parity was measured"),
+        (
+            make_run(FASTER),
+            (*GATE, make_check("exact_gap_db", None, note="8 images cannot tell it from rounding")),
+            (-0.004, 0.0, 0.004),
+            "inconclusive",
+            "the gate on exact_gap_db: 8 images cannot tell it from rounding",
+        ),
     ],
 )
 def test_the_worst_finding_decides(
@@ -122,7 +129,7 @@ def test_a_run_without_the_int8_file_has_no_verdict() -> None:
 def test_every_reason_is_a_row_under_its_provider() -> None:
     [table] = tabulate_verdicts(judge_int8([make_run(SLOWER)], GATE, (), trained=True))
     assert [row[:2] for row in table.rows] == [("cpu", "don't ship"), ("", "")]
-    assert table.rows[1][2] == "parity gates passed (sqnr_db 25); accuracy on labelled images was not measured on cpu"
+    assert table.rows[1][2] == "gates passed (sqnr_db 25); accuracy on labelled images was not measured on cpu"
 
 
 def test_accuracy_on_another_provider_is_none_on_this_one() -> None:

@@ -90,8 +90,11 @@ def read_sweep(folder: Path) -> SavedSweep | None:
 
 def list_results(folder: Path) -> list[Path]:
     """What a report on ``folder`` reads besides its models and their sidecars, as far as it is there."""
-    names = (PARITY, BENCH, EXPLANATION, EVALUATION, MATRIX, CALIBRATION)
-    return [folder / name for name in names if (folder / name).is_file()]
+    names = (PARITY, BENCH, CONFIRMED, EXPLANATION, EVALUATION, MATRIX, CALIBRATION)
+    return [path for path in (folder / name for name in names) if path.is_file()] + [
+        *_list_emulated(folder),
+        *sorted(folder.glob(SEARCHES)),
+    ]
 
 
 def has_models(folder: Path) -> bool:
@@ -141,9 +144,15 @@ def read_saved(folder: Path) -> Saved:
 
 
 def _read_emulated(folder: Path) -> dict[str, ParityReport]:
-    paths = [path for path in sorted(folder.glob(EMULATED)) if not path.with_suffix("").is_file()]  # no sidecars
-    read = {path.relative_to(folder).as_posix(): _read(path, ParityReport, "mbdeploy check") for path in paths}
+    read = {
+        path.relative_to(folder).as_posix(): _read(path, ParityReport, "mbdeploy check")
+        for path in _list_emulated(folder)
+    }
     return {name: found for name, found in read.items() if found is not None}
+
+
+def _list_emulated(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob(EMULATED)) if not path.with_suffix("").is_file()]  # no sidecars
 
 
 def _read_runs(path: Path) -> tuple[BenchRun, ...]:
