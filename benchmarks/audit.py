@@ -1,16 +1,17 @@
-"""INT8 files of `quantize_static`, per channel: audited, repaired without data, and run on a CPU without VNNI.
+"""INT8 files of other tools: audited, repaired without data, and run on a CPU without VNNI.
 
     python benchmarks/audit.py FLOAT.onnx LABELS.csv [--preprocess tf] [--num-images 16] [--num-calibration 64] \\
-        [--activation QUInt8] [--provider cpu --provider cpu@qemu:haswell]
+        [--activation QUInt8] [--file INT8.onnx ...] [--provider cpu --provider cpu@qemu:haswell]
 
-FLOAT.onnx is a simplified float model. Four files are made from it (U8S8 and S8S8, Q/DQ and QOperator), each repaired
-from its own integers and from the float file. SQNR is against FP32, on the same images everywhere, none of which
-calibrated.
+FLOAT.onnx is a simplified float model. Files made from it are given, such as those that `quantizers.py --keep` leaves,
+or are four of `quantize_static`, per channel (U8S8 and S8S8, Q/DQ and QOperator). Each that clips is repaired from its
+own integers and from the float file. SQNR is against FP32, on the same images everywhere, none of which calibrated.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,31 @@ def quantize_statically(arguments: argparse.Namespace, activation: str, form: st
     )
 
 
+def examine(arguments: argparse.Namespace, path: Path, rest: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One file's row, with its repairs if it clips, and the hosts that ran it."""
+    report = mbdeploy.audit(
+        path,
+        data=str(rest),
+        preprocess=arguments.preprocess,
+        num_samples=arguments.num_images,
+        against=arguments.model,
+        providers=arguments.provider,
+    )
+    layers = report.examined.layers
+    repairs = (
+        [describe(arguments, path, rest, against) for against in (False, True)] if report.examined.clipping else []
+    )
+    row = {
+        "verdict": report.verdict,
+        "layers_that_clip": sum(bool(layer.clipped) for layer in layers),
+        "layers_in_float": sum(layer.fused is False for layer in layers),
+        "findings": {item.rule: item.summary for item in report.examined.findings},
+        "sqnr_db": list_runs(report, "input"),
+        "repaired": repairs,
+    }
+    return row, {word: [host.emulator or host.cpu, *host.isa] for word, host in report.hosts.items()}
+
+
 def describe(arguments: argparse.Namespace, path: Path, rest: Path, against: bool) -> dict[str, Any]:
     """One file before and after its repair, weights from itself or from the float file."""
     output = path.with_name(f"repaired_{path.name}")
@@ -103,41 +129,23 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, default=16)
     parser.add_argument("--num-calibration", type=int, default=64)
     parser.add_argument("--activation", action="append", choices=["QUInt8", "QInt8"], help="S8 takes long to emulate")
+    parser.add_argument("--file", type=Path, action="append", default=[], help="an INT8 file that another tool made")
     parser.add_argument("--provider", action="append")
     arguments = parser.parse_args()
     arguments.provider = arguments.provider or ["cpu", "cpu@qemu:haswell"]
-    rows: list[dict[str, Any]] = []
-    hosts: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         rest = Path(name) / "rest.csv"
         write_remaining(arguments.labels, {Path(item.path).name for item in open_calibration(arguments).samples}, rest)
-        for activation in arguments.activation or ("QUInt8", "QInt8"):
+        files, made = {path.stem: path for path in arguments.file}, Path(name) / "made"
+        made.mkdir()
+        for activation in () if files else arguments.activation or ("QUInt8", "QInt8"):
             for form in ("QDQ", "QOperator"):
-                path = Path(name) / f"{activation}_{form}.onnx"
+                path = made / f"{activation}_{form}.onnx"
                 quantize_statically(arguments, activation, form, path)
-                report = mbdeploy.audit(
-                    path,
-                    data=str(rest),
-                    preprocess=arguments.preprocess,
-                    num_samples=arguments.num_images,
-                    against=arguments.model,
-                    providers=arguments.provider,
-                )
-                hosts = {word: [host.emulator or host.cpu, *host.isa] for word, host in report.hosts.items()}
-                layers = report.examined.layers
-                rows.append(
-                    {
-                        "file": f"{activation} per channel, {form}",
-                        "verdict": report.verdict,
-                        "layers_that_clip": sum(bool(layer.clipped) for layer in layers),
-                        "layers_in_float": sum(layer.fused is False for layer in layers),
-                        "findings": {item.rule: item.summary for item in report.examined.findings},
-                        "sqnr_db": list_runs(report, "input"),
-                        "repaired": [describe(arguments, path, rest, against) for against in (False, True)]
-                        if report.examined.clipping
-                        else [],
-                    }
-                )
+                files[f"{activation} per channel, {form}"] = path
+        found = {words: examine(arguments, Path(shutil.copy(path, name)), rest) for words, path in files.items()}
+    rows = [{"file": words, **row} for words, (row, _) in found.items()]
+    hosts = next(iter(found.values()))[1]
     answer = {"model": arguments.model.name, "n": arguments.num_images, "calibration": arguments.num_calibration}
     print(msgspec.json.format(msgspec.json.encode({**answer, "rows": rows, "hosts": hosts}), indent=1).decode())
 

@@ -8,7 +8,7 @@ evaluate; every quantizer gets the same preprocessed array. Each peer lives in a
 --venvs, which is made from benchmarks/peers/*.txt if it is not there; one that cannot be installed, or that fails or
 takes more than --limit CPU seconds, is a row that says so. Quantizing is held to one CPU core and one thread. SQNR
 and agreement are against MODEL, CPU time is over MODEL as onnxruntime optimises it, one thread, in turns. --markdown
-also writes the table to a file.
+also writes the table to a file, and --keep the files to a folder.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--tools", nargs="+", default=["mbdeploy", "ort", "nncf", "quark"])
     parser.add_argument("--skip", nargs="+", default=[], help="rows to leave out, such as quark-adaround")
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--keep", type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,6 +165,10 @@ def main() -> None:
         arguments.num_samples = count
         rows, peers = quantize_all(arguments, folder, calibration)
         files = [folder / f"{row['file']}.onnx" for row in rows if "failed" not in row]
+        if arguments.keep:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                shutil.copy(file, arguments.keep)
         measured = compare_files(arguments, files, evaluation, {row["file"]: row for row in rows})
     if arguments.markdown:
         arguments.markdown.write_text(format_table(rows, arguments.emulated), encoding="utf-8")
