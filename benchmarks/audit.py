@@ -22,6 +22,7 @@ from int8 import write_remaining
 
 import mbdeploy
 from mbdeploy import data, model_file
+from mbdeploy.errors import ModelError
 
 
 def open_calibration(arguments: argparse.Namespace) -> data.Dataset:
@@ -94,7 +95,10 @@ def describe(arguments: argparse.Namespace, path: Path, rest: Path, against: boo
         "against": arguments.model,
     }
     if against:
-        report = mbdeploy.audit(path, repair=True, output=output, providers=arguments.provider, **common)
+        try:
+            report = mbdeploy.audit(path, repair=True, output=output, providers=arguments.provider, **common)
+        except ModelError as error:  # a tool that changes float weights before it rounds them
+            return {"weights_from": "float file", "refused": str(error)}
     else:
         mbdeploy.audit(path, repair=True, output=output)
         report = mbdeploy.audit(output, providers=arguments.provider, **common)
