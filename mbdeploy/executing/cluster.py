@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import time
 import uuid
 from collections.abc import Collection, Generator, Sequence
 from typing import Any
@@ -16,6 +17,8 @@ from mbdeploy.executing.work import LATENCY, Done, Work, list_phases, name_resou
 from mbdeploy.executing.worker import do_work, raise_error, read_versions, refuse_versions, stop_run
 
 _CONNECT_S = 10.0
+#: How long a cluster without any worker is waited for, how often it is asked, and how often answers are looked for.
+_ALONE_S, _ASK_S, _LOOK_S = 60.0, 5.0, 0.01
 _INSTALL = "run `pip install mbdeploy[cluster]`"
 
 
@@ -100,7 +103,7 @@ class ClusterExecutor:
         futures = {self._submit(work, run): work for work in first}
         try:
             done = self._distributed.as_completed(list(futures), loop=self._client.loop)
-            for future in done:
+            for future in self._follow(done):
                 work, answer = futures.pop(future), self._read(future)
                 raise_error(answer)
                 if following := turns.get(name_resource(work)):
@@ -113,6 +116,29 @@ class ClusterExecutor:
                 with contextlib.suppress(Exception):  # the cluster may be what ended us
                     self._client.cancel(list(futures), force=True)
                     self._client.run(stop_run, run)
+
+    def _follow(self, done: Any) -> Generator[Any, None, None]:
+        """The futures of an ``as_completed`` as they are ready; a cluster that has lost all its workers is left."""
+        assert self._client is not None
+        alone_s, asked = 0.0, time.monotonic()
+        while not done.is_empty():
+            if done.has_ready():
+                yield next(done)
+                alone_s, asked = 0.0, time.monotonic()
+                continue
+            time.sleep(_LOOK_S)
+            if time.monotonic() - asked < _ASK_S:
+                continue
+            waited, asked = time.monotonic() - asked, time.monotonic()
+            with contextlib.suppress(Exception):  # without a scheduler futures are lost, and that is an answer
+                alone_s = 0.0 if self._client.nthreads() else alone_s + waited
+            if alone_s >= _ALONE_S:
+                raise UnavailableError(
+                    where=self._word,
+                    expected="workers that stay",
+                    found=f"none for {alone_s:.0f} s",
+                    todo="start them again and repeat the command: what was finished is kept",
+                )
 
     def _submit(self, work: Work, run: str) -> Any:
         assert self._client is not None

@@ -70,6 +70,24 @@ def test_a_run_on_a_cluster_that_is_left_stops_its_items_and_a_deadly_item_is_gi
 
 @needs_dask
 @pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_cluster_that_has_lost_all_its_workers_is_not_waited_for_for_ever(
+    make_works: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mbdeploy.executing.cluster._ASK_S", 0.05)
+    monkeypatch.setattr("mbdeploy.executing.cluster._ALONE_S", 0.2)
+    alone = ClusterExecutor("local:1")
+    try:
+        alone._cluster.scale(0)
+        with pytest.raises(UnavailableError, match="expected workers that stay, found none for"):
+            list(alone.run(make_works("square", 2)))
+    finally:
+        alone.close()
+
+
+@needs_dask
+@pytest.mark.cluster
 @pytest.mark.parametrize("word", ["local:0", "local:many", "somewhere"])
 def test_a_word_that_is_no_cluster_is_refused(word: str) -> None:
     with pytest.raises(UsageError), open_executor(None, word):
