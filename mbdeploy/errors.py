@@ -51,6 +51,11 @@ class MbdeployError(Exception):
         super().__init__(f"{prefix}expected {expected}, found {self.found}; {todo}")
 
 
+def name_cause(error: BaseException) -> str:
+    """The first line of what a library says of its error; its type where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 class UsageError(MbdeployError):
     """The command or the call contradicts itself."""
 

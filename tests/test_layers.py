@@ -36,7 +36,7 @@ LAYERS = (
     ("isolate",),
     ("watch",),
     ("bounds",),
-    ("calls", "errors", "decoding", "pareto"),
+    ("calls", "errors", "decoding", "pareto", "versions"),
 )
 RANKS = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 STAGES = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import metadata
 
 from mbdeploy.errors import UnavailableError
+from mbdeploy.versions import read_version
 
 #: Distribution -> the oldest version that may open a file. (1.23 is the last ONNX Runtime for Python 3.10.)
 FLOORS = {
@@ -40,9 +40,3 @@ def check_floors(command: str) -> None:
                 found=found,
                 todo=f"run `pip install --upgrade '{name}>={oldest}'`",
             )
-
-
-def read_version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.13.0+cpu is (2, 13, 0)."""
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, match.group().split("."))) if match else ()

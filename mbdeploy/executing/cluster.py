@@ -120,25 +120,21 @@ class ClusterExecutor:
     def _follow(self, done: Any) -> Generator[Any, None, None]:
         """The futures of an ``as_completed`` as they are ready; a cluster that has lost all its workers is left."""
         assert self._client is not None
-        alone_s, asked = 0.0, time.monotonic()
+        seen = asked = time.monotonic()
         while not done.is_empty():
             if done.has_ready():
                 yield next(done)
-                alone_s, asked = 0.0, time.monotonic()
+                seen = asked = time.monotonic()
                 continue
             time.sleep(_LOOK_S)
             if time.monotonic() - asked < _ASK_S:
                 continue
-            waited, asked = time.monotonic() - asked, time.monotonic()
+            asked = time.monotonic()
             with contextlib.suppress(Exception):  # without a scheduler futures are lost, and that is an answer
-                alone_s = 0.0 if self._client.nthreads() else alone_s + waited
-            if alone_s >= _ALONE_S:
-                raise UnavailableError(
-                    where=self._word,
-                    expected="workers that stay",
-                    found=f"none for {alone_s:.0f} s",
-                    todo="start them again and repeat the command: what was finished is kept",
-                )
+                if self._client.nthreads():
+                    seen = asked
+            if asked - seen >= _ALONE_S:
+                raise self._explain_loss("workers that stay", f"none for {asked - seen:.0f} s")
 
     def _submit(self, work: Work, run: str) -> Any:
         assert self._client is not None
@@ -167,13 +163,13 @@ class ClusterExecutor:
                 todo="check that workers have memory enough, and see their logs",
             ) from error
         except Exception as error:  # cancelled, lost, or a connection that is gone
-            raise UnavailableError(
-                where=self._word,
-                expected="a scheduler and workers that stay",
-                found=(str(error).partition("reason: ")[2] or f"{type(error).__name__}: {error}").partition("\n")[0],
-                todo="start them again and repeat the command: what was finished is kept",
-            ) from error
+            found = str(error).partition("reason: ")[2] or f"{type(error).__name__}: {error}"
+            raise self._explain_loss("a scheduler and workers that stay", found.partition("\n")[0]) from error
         return answer
+
+    def _explain_loss(self, expected: str, found: str) -> UnavailableError:
+        todo = "start them again and repeat the command: what was finished is kept"
+        return UnavailableError(where=self._word, expected=expected, found=found, todo=todo)
 
     def _refuse_workers(self) -> None:
         if not self._workers:

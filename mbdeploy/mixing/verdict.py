@@ -63,16 +63,17 @@ def judge_search(report: MixReport) -> Verdict:
     mix that was made in full was refused, and the answer is "don't ship", for what refused each. 3. Where nothing was
     timed in full, nothing is known.
     """
-    findings: list[Finding] = []
-    for mix in report.made:
-        run = report.timed.get(mix.name)
-        checks = judge_mix(mix, run, report.goals) if run is not None else ()
-        if mix.name == report.chosen:
-            findings = [_find(check) for check in checks[1:]]
-        elif report.chosen is None:
-            findings += [
-                ("don't ship", f"{mix.name}: {_find(check)[1]}") for check in checks[1:] if check.passed is False
-            ]
+    judged = [
+        (mix.name, judge_mix(mix, report.timed[mix.name], report.goals)[1:])
+        for mix in report.made
+        if mix.name in report.timed and report.chosen in (None, mix.name)
+    ]
+    findings: list[Finding] = [
+        _find(check) if report.chosen else ("don't ship", f"{name}: {_find(check)[1]}")
+        for name, checks in judged
+        for check in checks
+        if report.chosen or check.passed is False
+    ]
     if not findings:
         findings = [("inconclusive", "no mix was quantized in full and timed against optimised FP32")]
     return settle_verdict(report.chosen or report.model.name, report.provider, findings)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mbdeploy.bounds import Bounds, current_bounds
+from mbdeploy.errors import name_cause
 from mbdeploy.preflight.external import check_file
 from mbdeploy.preflight.refusing import refuse, refuse_more, show_bytes, show_name
 from mbdeploy.preflight.zips import DAMAGED, opening_zip
@@ -125,8 +126,7 @@ def read_header(stream: IO[bytes], size_bytes: int, what: str, where: object) ->
             warnings.simplefilter("ignore")  # NumPy warns of headers that Python 2 wrote, and reads them
             shape, fortran, dtype = parse(io.BytesIO(count + stream.read(length)))
     except Exception as error:  # whatever a literal, and a type by its name, can raise
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise refuse(where, f"the header of an array in {what}", reason, _TODO) from error
+        raise refuse(where, f"the header of an array in {what}", name_cause(error), _TODO) from error
     if dtype.hasobject or dtype.kind not in _KINDS or dtype.itemsize == 0:  # 2.
         raise refuse(where, f"truth values, numbers or text in {what}", f"dtype {dtype}", _TODO)
     offset = len(start) + width + length
@@ -190,8 +190,9 @@ def _read_data(stream: IO[bytes], header: Header, where: object) -> NDArray[Any]
             view[done : done + len(chunk)] = chunk
             done += len(chunk)
     except DAMAGED as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise refuse(where, f"{show_bytes(header.size_bytes)} bytes that can be read", reason, _TODO) from error
+        raise refuse(
+            where, f"{show_bytes(header.size_bytes)} bytes that can be read", name_cause(error), _TODO
+        ) from error
     if flat.dtype.kind == "U":  # Python makes no str of what is no letter, and NumPy does not look
         letters = flat.view(np.dtype(np.uint32).newbyteorder(flat.dtype.byteorder))
         if letters.max(initial=0) > sys.maxunicode:

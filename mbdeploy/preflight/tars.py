@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from mbdeploy.bounds import Bounds, current_bounds
-from mbdeploy.errors import MbdeployError
+from mbdeploy.errors import MbdeployError, name_cause
 from mbdeploy.preflight.external import check_file
 from mbdeploy.preflight.refusing import refuse, refuse_more, show_bytes, show_name
 
@@ -73,5 +73,4 @@ def list_members(path: Path, bounds: Bounds | None = None, *, most: int) -> Iter
     except MbdeployError:
         raise
     except Exception as error:  # tarfile raises nearly anything on damaged headers
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise refuse(path, "a whole .tar.gz archive", reason, _TODO) from error
+        raise refuse(path, "a whole .tar.gz archive", name_cause(error), _TODO) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mbdeploy import artifact
-from mbdeploy.errors import DataError, UnavailableError
+from mbdeploy.errors import DataError, UnavailableError, name_cause
 
 SIGNATURE = "manifest.json.sig"
 #: What the package lets through when a key is of another kind, locked, or none.
@@ -48,7 +48,7 @@ def verify_file(path: Path, signature: Path, key: Path) -> str:
     try:
         verifier.verify(path, signature)
     except Exception as error:  # a file from outside: whatever goes wrong with it, it is not a good signature
-        return f"the signature of {path.name} is not good: {_say(error)}"
+        return f"the signature of {path.name} is not good: {name_cause(error)}"
     return ""
 
 
@@ -75,7 +75,3 @@ def _refuse_key(key: Path, found: str) -> DataError:
         found=(found.splitlines() or ["something else"])[0],
         todo="make a pair with `openssl ecparam -genkey -name prime256v1 -noout` and `openssl ec -pubout`",
     )
-
-
-def _say(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -164,8 +164,8 @@ def _count_missing(layers: Iterable[Convolution], spaces: Spaces, free: Set[str]
         atom: -layer.dims[0] % LANES
         for layer in layers
         if layer.depthwise and layer.is_fast
-        for atom in {*spaces.list_atoms(layer.node.output[0])} & free
-        if spaces.find(layer.node.output[0]) == atom
+        for atom in (spaces.find(layer.node.output[0]),)
+        if atom in free
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from mbdeploy.errors import DISK_FULL, UsageError, refuse_output
+from mbdeploy.errors import DISK_FULL, UsageError, name_cause, refuse_output
 from mbdeploy.preflight.refusing import refuse, refusing_data, show_name
 from mbdeploy.preflight.tars import CHUNK_BYTES, list_members
 from mbdeploy.preflight.zips import DAMAGED, opening_zip
@@ -102,8 +102,7 @@ def _iter_chunks(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
     except (*DAMAGED, tarfile.TarError) as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise refuse(path, "a whole archive", reason, _TODO) from error
+        raise refuse(path, "a whole archive", name_cause(error), _TODO) from error
 
 
 def _create(target: Path) -> IO[bytes]:

@@ -37,6 +37,11 @@ def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         request["calibration"], split="calibrate", limit=request["samples"], seed=request["seed"]
     )
     material = read_material(request, images)
+    identity = Identity(
+        model=model_file.digest_model(Path(request["model"])),
+        tensors=tuple(material.plan.tensors),
+        counting=request["method"] != "minmax",
+    )
     parts = [images.samples[first::step] for first, step in (part["shard"] for part in request["parts"])]
     total, before = sum(map(len, parts)), 0
     for part, samples in zip(request["parts"], parts, strict=True):
@@ -45,7 +50,8 @@ def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, 
             on_progress(what, before + done, total)
 
         made = Path(part["made"])
-        seen = _observe(request, material, msgspec.structs.replace(images, samples=samples), tell)
+        shard = msgspec.structs.replace(images, samples=samples)
+        seen = _observe(shard, material, identity, threads=request["threads"], on_image=tell)
         with artifact.writing(made) as temporary:
             save_seen(seen, temporary)
         if part["provenance"] is not None:
@@ -57,13 +63,13 @@ def observe_shards(request: dict[str, Any], on_progress: Progress) -> dict[str, 
 
 
 def _observe(
-    request: dict[str, Any], material: Material, images: data.Dataset, on_image: Callable[[str, int], None]
+    images: data.Dataset,
+    material: Material,
+    identity: Identity,
+    *,
+    threads: int,
+    on_image: Callable[[str, int], None],
 ) -> Seen:
-    identity = Identity(
-        model=model_file.digest_model(Path(request["model"])),
-        tensors=tuple(material.plan.tensors),
-        counting=request["method"] != "minmax",
-    )
     seen = make_seen(identity, {})
 
     def name_images() -> Any:
@@ -78,7 +84,7 @@ def _observe(
         material.plan.list_corrected_inputs(),
         name_images(),
         into=lambda key: seen.groups[key % GROUPS],
-        threads=request["threads"],
+        threads=threads,
         on_image=on_image,
     )
     return seen

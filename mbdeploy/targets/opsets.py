@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from mbdeploy.errors import UnavailableError
 from mbdeploy.targets.job import Session
+from mbdeploy.versions import read_version
 
 
 class Takes(msgspec.Struct, frozen=True):
@@ -51,11 +50,10 @@ def find_refusing(opset: int, ir_version: int) -> tuple[int, int] | None:
 
 def explain_outdated(session: Session, version: str, where: str) -> UnavailableError | None:
     """The error for a model that ONNX Runtime ``version`` at ``where`` is too old for; None if it may take it."""
-    found = re.match(r"(\d+)\.(\d+)", version)
+    release = read_version(version)[:2]
     refusing = find_refusing(session.opset, session.ir_version)
-    if session.runtime != "onnxruntime" or found is None or refusing is None:
+    if session.runtime != "onnxruntime" or len(release) < 2 or refusing is None:
         return None
-    release = int(found[1]), int(found[2])
     if release > refusing:
         return None
     takes = RELEASES[max((known for known in RELEASES if known <= release), default=min(RELEASES))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from mbdeploy.errors import UnavailableError
 from mbdeploy.targets.job import Job
 from mbdeploy.targets.providers import find_row
+from mbdeploy.versions import read_version
 
 #: Where the board's own Python for us is, relative to the home directory there; else it is python3 on the search path.
 OWN_PYTHON = ".mbdeploy/bin/python3"
@@ -82,9 +82,3 @@ def advise(job: Job, login: str, python: str, *, again: bool) -> str:
     flags = ("--upgrade", "--force-reinstall") if again and own else ()
     install = " ".join([f"~/{OWN_PYTHON} -m pip install", *flags, *list_needed(job).values()])
     return f"run `ssh {login} '{install if own else f'python3 -m venv ~/.mbdeploy && {install}'}'`"
-
-
-def read_version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: 2.13.0+cpu is (2, 13, 0)."""
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, match.group().split("."))) if match else ()
