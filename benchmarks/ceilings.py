@@ -20,11 +20,10 @@ from unittest import mock
 import msgspec
 import numpy as np
 import onnx
-from int8 import write_remaining
+from int8 import split_images
 from onnx import helper, numpy_helper
 
 import mbdeploy
-from mbdeploy import data
 from mbdeploy.isolate import Outcome, Verdict, ignore_progress
 from mbdeploy.quant.recipes import RECIPES, find_recipe, scale_plainly
 from mbdeploy.stages import quantize_job
@@ -74,10 +73,8 @@ def main() -> None:
     limit = arguments.num_calibration_samples
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = data.open_dataset(str(arguments.labels), split="calibrate", limit=limit)
         rest = folder / "rest.csv"
-        count = write_remaining(arguments.labels, {Path(sample.path).name for sample in seen.samples}, rest)
-        count = min(count, arguments.num_samples or count)
+        count = split_images(arguments.labels, limit, rest, arguments.num_samples)
         files = {
             words: folder / f"{words.replace(' ', '_')}.onnx" for words in ("accurate", "unpaired", "weights only")
         }

@@ -32,6 +32,13 @@ def write_remaining(labels: Path, taken: set[str], target: Path) -> int:
     return len(rows)
 
 
+def split_images(labels: Path, calibrating: int, rest: Path, limit: int | None = None) -> int:
+    """Write the labelled images that calibration will not see to ``rest``; how many of them are to evaluate."""
+    seen = data.open_dataset(str(labels), split="calibrate", limit=calibrating)
+    count = write_remaining(labels, {Path(sample.path).name for sample in seen.samples}, rest)
+    return min(count, limit or count)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from int8 import write_remaining
+from int8 import split_images
 
 import mbdeploy
-from mbdeploy import data, derive
+from mbdeploy import derive
 
 ROWS: dict[str, dict[str, Any]] = {
     "portable, without bias": {"recipe": "portable", "without": ("bias",)},
@@ -43,10 +43,8 @@ def main() -> None:
     images = {"calibration": str(arguments.labels), "num_calibration_samples": arguments.num_calibration_samples}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = data.open_dataset(images["calibration"], split="calibrate", limit=arguments.num_calibration_samples)
         rest = folder / "rest.csv"
-        count = write_remaining(arguments.labels, {Path(sample.path).name for sample in seen.samples}, rest)
-        count = min(count, arguments.num_samples or count)
+        count = split_images(arguments.labels, arguments.num_calibration_samples, rest, arguments.num_samples)
         files, costs = [], []
         for number, options in enumerate(ROWS.values()):
             file = folder / f"{number}.onnx"

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.append(str(Path(__file__).parent))  # for ``hosts``
+sys.path.append(str(Path(__file__).parent))  # for ``hosts`` and ``runs``
 
 # Tests run side by side with other work: one thread is enough for what they compute.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

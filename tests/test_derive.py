@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 from hosts import HOST
+from runs import make_bench, make_series
 
 from mbdeploy import derive
 from mbdeploy.derive import (
@@ -29,37 +30,12 @@ def make_ref(name: str) -> ModelRef:
     return ModelRef(name=name, path=name, sha256="0", size_bytes=1)
 
 
-def make_series(name: str, wall: list[int], cpu: list[int] | None = None) -> Series:
-    return Series(
-        model=make_ref(name),
-        provider="cpu",
-        wall_ns=tuple(wall),
-        cpu_ns=tuple(cpu or wall),
-        load_ns=1,
-        first_ns=1,
-        warmup_ns=(),
-        peak_bytes=3,
-        base_bytes=1,
-        loaded_bytes=2,
-        placement=Placement(nodes={}, operators={}),
-        session={},
-    )
+def time_file(name: str, wall: list[int], cpu: list[int] | None = None) -> Series:
+    return make_series(make_ref(name), wall, cpu_ns=tuple(cpu or wall), peak_bytes=3, loaded_bytes=2)
 
 
 def make_run(*series: Series, control: Series, threads: int = 1, tolerance: float = 0.05) -> BenchRun:
-    return BenchRun(
-        provider="cpu",
-        threads=threads,
-        batch_size=2,
-        warmup=None,
-        min_duration_s=1,
-        inputs="golden.npz",
-        tolerance=tolerance,
-        seed=0,
-        series=series,
-        control=control,
-        host=HOST,
-    )
+    return make_bench(*series, control=control, threads=threads, batch_size=2, tolerance=tolerance)
 
 
 def interval(value: float, low: float, high: float, n: int = 100) -> Interval:
@@ -104,10 +80,10 @@ def test_the_control_fails_on_either_side(ratio: Interval, passed: bool | None) 
 def test_every_candidate_is_judged_against_the_baseline_if_the_control_holds() -> None:
     steady = [100] * 40
     run = make_run(
-        make_series("fp32", steady),
-        make_series("int8", [70] * 40),
-        make_series("slow", [120] * 40),
-        control=make_series("fp32", steady),
+        time_file("fp32", steady),
+        time_file("int8", [70] * 40),
+        time_file("slow", [120] * 40),
+        control=time_file("fp32", steady),
     )
     control, int8, slow = judge_run(run)
     assert (control.name, control.passed, control.value) == ("A/A control", True, 0)
@@ -117,16 +93,14 @@ def test_every_candidate_is_judged_against_the_baseline_if_the_control_holds() -
 
 
 def test_no_gate_is_decided_on_a_machine_where_the_same_model_differs_from_itself() -> None:
-    run = make_run(
-        make_series("fp32", [100] * 40), make_series("slow", [150] * 40), control=make_series("fp32", [120] * 40)
-    )
+    run = make_run(time_file("fp32", [100] * 40), time_file("slow", [150] * 40), control=time_file("fp32", [120] * 40))
     control, slow = judge_run(run)
     assert control.passed is False
     assert slow.passed is None and "control" in slow.note
 
 
 def test_one_thread_is_judged_by_cpu_time_and_several_by_the_wall() -> None:
-    first, second = make_series("a", [100] * 20, [10] * 20), make_series("b", [200] * 20, [10] * 20)
+    first, second = time_file("a", [100] * 20, [10] * 20), time_file("b", [200] * 20, [10] * 20)
     alone, pool = make_run(first, second, control=first), make_run(first, second, control=first, threads=2)
     assert (choose_clock(alone), choose_clock(pool)) == ("cpu", "wall")
     assert (compare_series(alone, 1).value, compare_series(pool, 1).value) == (1, 2)
@@ -135,19 +109,17 @@ def test_one_thread_is_judged_by_cpu_time_and_several_by_the_wall() -> None:
 
 
 def test_a_latency_has_only_the_percentiles_that_its_samples_carry() -> None:
-    found = summarise_latency(make_series("a", list(range(1_000_000, 1_000_100))), batch_size=4)
+    found = summarise_latency(time_file("a", list(range(1_000_000, 1_000_100))), batch_size=4)
     assert (found.n, found.p50_ns, found.p90_ns, found.p95_ns, found.p99_ns) == (100, 1_000_049, 1_000_089, None, None)
     assert found.images_per_s == pytest.approx(4 / 1.000049e-3)
-    assert summarise_latency(make_series("a", [1, 2]), batch_size=1).images_per_s is None
+    assert summarise_latency(time_file("a", [1, 2]), batch_size=1).images_per_s is None
 
 
 def test_a_typical_time_is_the_median_of_one_process_and_the_mean_of_those_of_several() -> None:
-    series = make_series("a", [2_000_000] * 20)
+    series = time_file("a", [2_000_000] * 20)
     alone = estimate_time(make_run(series, control=series), 0)
     assert (alone.value, alone.low, alone.high, alone.n) == (2.0, 2.0, 2.0, 20)
-    spread = msgspec.structs.replace(
-        make_series("a", [1_000_000] * 10 + [4_000_000] * 10), process=(0,) * 10 + (1,) * 10
-    )
+    spread = msgspec.structs.replace(time_file("a", [1_000_000] * 10 + [4_000_000] * 10), process=(0,) * 10 + (1,) * 10)
     found = estimate_time(make_run(spread, control=spread), 0)
     assert found.value == pytest.approx(2.0)
     assert found.low < 1.0 and found.high > 4.0
@@ -193,7 +165,7 @@ def test_the_same_run_gives_the_same_verdicts_again() -> None:
     rng = np.random.default_rng(0)
     noisy = [int(value) for value in rng.normal(1e6, 1e4, 60)]
     other = [int(value) for value in rng.normal(1.01e6, 1e4, 60)]
-    run = make_run(make_series("a", noisy), make_series("b", other), control=make_series("a", noisy[::-1]))
+    run = make_run(time_file("a", noisy), time_file("b", other), control=time_file("a", noisy[::-1]))
     saved = msgspec.json.decode(msgspec.json.encode(run), type=BenchRun)
     assert judge_run(saved) == judge_run(run)
     assert derive.compare_series(saved, 1).low < 1.01 < derive.compare_series(saved, 1).high
@@ -202,7 +174,7 @@ def test_the_same_run_gives_the_same_verdicts_again() -> None:
 def test_a_run_saved_before_processes_were_counted_is_one_process() -> None:
     rng = np.random.default_rng(0)
     noisy = [int(value) for value in rng.normal(1e6, 1e4, 60)]
-    run = make_run(make_series("a", noisy), make_series("b", noisy[::-1]), control=make_series("a", noisy))
+    run = make_run(time_file("a", noisy), time_file("b", noisy[::-1]), control=time_file("a", noisy))
     plain = msgspec.to_builtins(run)
     for key in ("processes", "max_duration_s", "cool_down_s"):
         del plain[key]
@@ -217,7 +189,7 @@ def test_a_run_saved_before_processes_were_counted_is_one_process() -> None:
 def test_processes_decide_the_interval_and_the_interval_decides_whether_there_is_a_verdict() -> None:
     def spread(medians: list[int]) -> BenchRun:
         processes = tuple(number for number in range(len(medians)) for _ in range(5))
-        base, other = make_series("a", [1000] * len(processes)), make_series("b", [medians[k] for k in processes])
+        base, other = time_file("a", [1000] * len(processes)), time_file("b", [medians[k] for k in processes])
         series = tuple(msgspec.structs.replace(one, process=processes) for one in (base, other))
         return make_run(*series, control=series[0])
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hosts import HOST
+from runs import make_bench, make_series
 
 from mbdeploy import artifact
 from mbdeploy.gating.keeping import keep_runs
 from mbdeploy.provenance.checking import verify_artifacts
 from mbdeploy.provenance.manifest import vouch_for_folder, vouch_for_result
-from mbdeploy.results import BenchRun, ModelRef, Placement, Series
+from mbdeploy.results import BenchRun, ModelRef, Series
 from mbdeploy.stages.reporting.reading import CONFIRMED
 
 
@@ -22,34 +22,10 @@ def make_run(folder: Path, share: float) -> BenchRun:
     def time(name: str, time_ns: int) -> Series:
         path = folder / f"{name}.onnx"
         ref = ModelRef(name=name, path=str(path), sha256=artifact.digest_file(path), size_bytes=1)
-        return Series(
-            model=ref,
-            provider="cpu",
-            wall_ns=(time_ns,) * 40,
-            cpu_ns=(time_ns,) * 40,
-            load_ns=1,
-            first_ns=1,
-            warmup_ns=(),
-            peak_bytes=1,
-            base_bytes=1,
-            loaded_bytes=1,
-            placement=Placement(nodes={}, operators={}),
-            session={},
-        )
+        return make_series(ref, [time_ns] * 40)
 
-    return BenchRun(
-        provider="cpu",
-        threads=1,
-        batch_size=1,
-        warmup=None,
-        min_duration_s=1.0,
-        inputs="golden.npz",
-        tolerance=0.05,
-        seed=0,
-        series=(time("simplified", 1_000_000), time("int8", int(1_000_000 * share))),
-        control=time("simplified", 1_000_000),
-        host=HOST,
-    )
+    series = time("simplified", 1_000_000), time("int8", int(1_000_000 * share))
+    return make_bench(*series, control=time("simplified", 1_000_000))
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import math
 import msgspec
 import pytest
 from hosts import HOST
+from runs import make_bench, make_series
 
 from mbdeploy.mixing.report import Goals, MixReport
 from mbdeploy.mixing.verdict import is_refused, judge_mix, judge_search
-from mbdeploy.results import BenchRun, ModelRef, Placement, Series
+from mbdeploy.results import ModelRef
 
 STEADY = (1.0, 1.001, 0.999, 1.0, 1.0)
 FASTER, SLOWER = (tuple(share * one for one in STEADY) for share in (0.6, 1.1))
@@ -22,40 +23,13 @@ EVEN = (0.99, 1.01, 0.985, 1.005, 0.99)
 
 def make_run(shares, *, control=STEADY):
     """Five processes of ten pairs: FP32 takes 1 ms, the mix ``shares`` of that, FP32 once more ``control``."""
-    series = [make_series(name, one) for name, one in (("float", (1.0,) * 5), ("int8", shares), ("float", control))]
-    return BenchRun(
-        provider="cpu",
-        threads=1,
-        batch_size=1,
-        warmup=None,
-        min_duration_s=2.0,
-        inputs="photos",
-        tolerance=0.05,
-        seed=0,
-        series=tuple(series[:2]),
-        control=series[2],
-        host=HOST,
-        processes=5,
-    )
+    series = [time_processes(name, one) for name, one in (("float", (1.0,) * 5), ("int8", shares), ("float", control))]
+    return make_bench(*series[:2], control=series[2], min_duration_s=2.0, inputs="photos", processes=5)
 
 
-def make_series(name, shares):
-    times = tuple(round(1e6 * share) for share in shares for _ in range(10))
-    return Series(
-        model=refer(name),
-        provider="cpu",
-        wall_ns=times,
-        cpu_ns=times,
-        load_ns=1,
-        first_ns=1,
-        warmup_ns=(),
-        peak_bytes=1,
-        base_bytes=1,
-        loaded_bytes=1,
-        placement=Placement(nodes={}, operators={}),
-        session={},
-        process=tuple(process for process in range(5) for _ in range(10)),
-    )
+def time_processes(name, shares):
+    times = [round(1e6 * share) for share in shares for _ in range(10)]
+    return make_series(refer(name), times, process=tuple(process for process in range(5) for _ in range(10)))
 
 
 def refer(name):

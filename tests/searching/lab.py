@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 from hosts import HOST
 from law import make_network, take_ns
+from runs import make_series
 
 from mbdeploy import artifact
 from mbdeploy.card import load_card
 from mbdeploy.estimate import Interval
 from mbdeploy.executing import Done, Work
 from mbdeploy.mixing.report import Goals, Mix, MixReport
-from mbdeploy.results import BenchRun, ModelRef, Placement, Series, encode_result
+from mbdeploy.results import BenchRun, ModelRef, Series, encode_result
 from mbdeploy.searching.jobs import Counted, Mixed, Profile, Profiled
 from mbdeploy.sweeping.jobs import Built, Made
 
@@ -151,18 +152,10 @@ def _time(path: Path) -> Series:
     """Ten times of each of three processes that differ by a thousandth."""
     middle = take_time_ns(path.parent.name, _read_recipe(path))
     times = [round(middle * (1 + shift)) for shift in (-0.001, 0.0, 0.001) for _ in range(10)]
-    return Series(
-        model=_refer(path),
-        provider="cpu",
-        wall_ns=tuple(times),
-        cpu_ns=tuple(times),
-        load_ns=1,
-        first_ns=1,
-        warmup_ns=(),
+    return make_series(
+        _refer(path),
+        times,
         peak_bytes=3,
-        base_bytes=1,
         loaded_bytes=2,
-        placement=Placement(nodes={}, operators={}),
-        session={},
         process=tuple(process for process in range(3) for _ in range(10)),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from runs import make_bench, make_series
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
@@ -85,37 +86,16 @@ def make_curve(*layers: tuple[str, Metrics]) -> LayerCurve:
     )
 
 
-def make_series(name: str, times_ns: list[int]) -> Series:
-    return Series(
-        model=name_model(name),
-        provider="cpu",
-        wall_ns=tuple(times_ns),
-        cpu_ns=tuple(times_ns),
-        load_ns=50_000_000,
-        first_ns=9_000_000,
-        warmup_ns=(),
-        peak_bytes=100_000_000,
-        base_bytes=60_000_000,
-        loaded_bytes=80_000_000,
-        placement=PLACEMENT,
-        session={},
-    )
+def time_file(name: str, times_ns: list[int]) -> Series:
+    memory = {"peak_bytes": 100_000_000, "base_bytes": 60_000_000, "loaded_bytes": 80_000_000}
+    starting = {"load_ns": 50_000_000, "first_ns": 9_000_000}
+    return make_series(name_model(name), times_ns, placement=PLACEMENT, **starting, **memory)
 
 
 def make_run(n: int, ratio: float = 0.5) -> BenchRun:
-    return BenchRun(
-        provider="cpu",
-        threads=1,
-        batch_size=1,
-        warmup=None,
-        min_duration_s=1.0,
-        inputs="golden.npz",
-        tolerance=0.05,
-        seed=0,
-        series=(make_series("simplified", [10_000_000] * n), make_series("int8", [int(10_000_000 * ratio)] * n)),
-        control=make_series("simplified", [10_000_000] * n),
-        host=HOST,
-    )
+    times = [10_000_000] * n, [int(10_000_000 * ratio)] * n
+    series = [time_file(name, one) for name, one in zip(("simplified", "int8"), times, strict=True)]
+    return make_bench(*series, control=time_file("simplified", times[0]), host=HOST)
 
 
 EXPORT = ExportRecord(

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from folders import EXPORT, HOST, SIMPLIFY, make_run, make_series, make_sweep
+from folders import EXPORT, HOST, SIMPLIFY, make_run, make_sweep, time_file
 
 from mbdeploy import artifact
 from mbdeploy.artifact import Provenance
@@ -58,7 +58,7 @@ def test_words_say_how_far_macs_mislead(write_sweep: Callable[..., Path]) -> Non
 
 def test_runs_that_differ_from_themselves_are_named(write_sweep: Callable[..., Path]) -> None:
     made = make_sweep(CPU)
-    slow = msgspec.structs.replace(made.runs[1], control=make_series("simplified", [13_000_000] * 70))
+    slow = msgspec.structs.replace(made.runs[1], control=time_file("simplified", [13_000_000] * 70))
     folder = write_sweep(msgspec.structs.replace(made, runs=(made.runs[0], slow)))
     assert json.loads(report(folder, format="json"))["unsteady"] == ["large on cpu, 1 t"]
     for form in ("md", "html"):
