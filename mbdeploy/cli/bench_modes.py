@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def _tune(screen: Screen, paths: Sequence[Path], output: Path | None, given: dic
     with screen.progress() as on_progress:
         results = [tune(path, on_progress=on_progress, **fitted) for path in paths]
     saved = {"schema_version": SCHEMA_VERSION, "tuned": results}
-    screen.save(output, saved, lambda: _plan("tune", tune, paths, fitted))
+    screen.save(output, saved, lambda: _join(_plan("tune", tune, [path], fitted) for path in paths))
     screen.show([table for result in results for table in tabulate_tuning(result)], saved)
     if screen.format != "json":
         for result in results:
@@ -127,6 +127,19 @@ def _plan(stage: str, function: Callable[..., Any], paths: Sequence[Path], fitte
     reads = {role: sha256 for role, sha256 in like.parents.items() if role in known or role != "inputs"}
     params = {"host": like.params["host"], **{name: told[name] for name in told if name not in _NO_CHOICES}}
     return msgspec.structs.replace(like, stage=stage, params=params, parents=reads)
+
+
+def _join(plans: Iterable[Provenance]) -> Provenance:
+    """Of a mode that takes models one by one: each has inputs of its own, numbered as models are."""
+    found = list(plans)
+    if len(found) == 1:
+        return found[0]
+    parents = {
+        f"{role.split()[0]} {index}": sha256
+        for index, plan in enumerate(found)
+        for role, sha256 in plan.parents.items()
+    }
+    return msgspec.structs.replace(found[0], parents=parents)
 
 
 def _write(keyword: str) -> str:

@@ -67,7 +67,7 @@ def explain(
     warmup: int | None = None,
     min_duration: float = 2.0,
     min_pairs: int = 30,
-    inputs: Path | None = None,
+    inputs: str | Path | None = None,
     preprocess: str | None = None,
     seed: int = 0,
     provider_options: Mapping[str, str] | None = None,

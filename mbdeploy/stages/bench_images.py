@@ -22,7 +22,7 @@ DEFAULT_DATA = "photos"
 _MOST_IMAGES = 64
 
 
-def find_images(model: Path, inputs: Path | None) -> str:
+def find_images(model: Path, inputs: str | Path | None) -> str:
     """The source of images: the user's word, else golden.npz beside the model, else our photographs."""
     return str(inputs or find_golden(model, None) or DEFAULT_DATA)
 

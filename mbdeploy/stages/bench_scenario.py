@@ -63,7 +63,7 @@ def run_scenario(
     batch_size: int = 1,
     target_qps: float | None = None,
     target_latency: float | None = None,
-    inputs: Path | None = None,
+    inputs: str | Path | None = None,
     preprocess: str | None = None,
     seed: int = 0,
     provider_options: Mapping[str, str] | None = None,

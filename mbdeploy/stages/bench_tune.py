@@ -63,7 +63,7 @@ def tune(
     min_pairs: int = 30,
     processes: int = 5,
     cool_down: float = 0.5,
-    inputs: Path | None = None,
+    inputs: str | Path | None = None,
     preprocess: str | None = None,
     seed: int = 0,
     tolerance: float = 0.05,

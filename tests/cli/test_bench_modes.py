@@ -48,3 +48,12 @@ def test_the_logs_of_loadgen_are_kept_beside_the_result_or_else_beside_the_model
     monkeypatch.setattr(bench_scenario, "run_scenario", run_scenario)
     CliRunner().invoke(program, ["bench", conv_model_file.name, "--scenario", "single-stream", *words])
     assert asked == [Path(logs)]
+
+
+def test_a_folder_with_a_manifests_name_is_meant_where_it_is_written_as_a_path(
+    conv_model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(conv_model_file.parent)
+    result = CliRunner().invoke(program, ["bench", conv_model_file.name, "--inputs", "./photos"])
+    assert "./photos" in result.stderr
+    assert "nothing of that name" in result.stderr

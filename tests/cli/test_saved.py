@@ -91,3 +91,30 @@ def test_a_mode_of_bench_names_what_it_reads_and_its_own_options(
     assert {name: found.params[name] for name in told} == told
     assert not {"on_progress", "logs", "inputs", "models"} & set(found.params)
     assert len(found.key) == 64  # (it can be written)
+
+
+def test_tuning_several_models_names_the_images_of_each(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mbdeploy.stages import bench_tune
+    from mbdeploy.stages.subject import read_subject
+
+    def tune(path: Path, *, inputs: str | None = None, seed: int = 0, provider: str = "cpu", **_: object) -> object:
+        ref = read_subject(path).ref
+        return bench_tune.TuneResult(model=ref, provider=provider, answers=(), runs=(), chosen="defaults", code="")
+
+    monkeypatch.setattr(bench_tune, "tune", tune)
+    monkeypatch.setattr(bench_tune, "tabulate_tuning", lambda result: [])
+    other = folder / "other" / "net.onnx"
+    other.parent.mkdir()
+    other.write_bytes(Path("net.onnx").read_bytes())
+    golden = other.with_name("golden.npz")
+    golden.write_bytes(Path("golden.npz").read_bytes() + b"\0")
+    result = CliRunner().invoke(program, ["bench", "net.onnx", "other/net.onnx", "--tune", "-o", "results/tuned.json"])
+    assert result.exit_code == 0, result.exception
+    sidecar = artifact.read_sidecar(folder / "results" / "tuned.json")
+    assert sidecar is not None
+    assert sidecar.provenance.parents == {
+        "model 0": artifact.digest_file(Path("net.onnx")),
+        "inputs 0": artifact.digest_file(Path("golden.npz")),
+        "model 1": artifact.digest_file(other),
+        "inputs 1": artifact.digest_file(golden),
+    }
