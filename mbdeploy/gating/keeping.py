@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mbdeploy import artifact
-from mbdeploy.provenance.manifest import MANIFEST, vouch_for_folder
+from mbdeploy.provenance.manifest import renew_manifest
 from mbdeploy.results import BenchRun
 from mbdeploy.stages import bench
 
@@ -29,5 +29,4 @@ def keep_runs(folder: Path, name: str, models: Sequence[Path], runs: Sequence[Be
     else:
         for old in (artifact.sidecar_path(path), path):
             old.unlink(missing_ok=True)
-    if (folder / MANIFEST).is_file():
-        vouch_for_folder(folder)
+    renew_manifest(folder)

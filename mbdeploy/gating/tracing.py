@@ -13,6 +13,7 @@ from mbdeploy.artifact import Provenance
 from mbdeploy.card import ModelCard
 from mbdeploy.gating.report import Gate
 from mbdeploy.isolate import ignore_progress
+from mbdeploy.provenance.manifest import renew_manifest
 from mbdeploy.stages.bisect import Divergence
 from mbdeploy.stages.matrix import verify_matrix
 
@@ -53,6 +54,7 @@ def keep_traced(card: ModelCard, folder: Path, traced: Sequence[Traced]) -> tupl
     found = tuple(divergence for one in ordered for divergence in one.divergences)
     failed = [(one.variant, one.provider) for one in ordered]
     artifact.write_result(folder / _TRACE, _plan(card, folder, failed), found)
+    renew_manifest(folder)
     return found
 
 

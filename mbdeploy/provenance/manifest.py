@@ -102,6 +102,16 @@ def vouch_for_folder(folder: Path) -> Path:
     return path
 
 
+def renew_manifest(folder: Path) -> None:
+    """Let a manifest that is in ``folder`` name what was added to it, changed or removed since; none is begun.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    if (folder / MANIFEST).is_file():
+        vouch_for_folder(folder)
+
+
 def vouch_for_result(path: Path, result: Any, provenance: Provenance | None = None) -> None:
     """Write the sidecar of a saved result: as its stage planned it, else with the models that it names as parents."""
     if provenance is None:

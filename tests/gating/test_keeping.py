@@ -9,10 +9,13 @@ import pytest
 from runs import make_bench, make_series
 
 from mbdeploy import artifact
+from mbdeploy.card import load_card
 from mbdeploy.gating.keeping import keep_runs
+from mbdeploy.gating.tracing import Traced, keep_traced
 from mbdeploy.provenance.checking import verify_artifacts
 from mbdeploy.provenance.manifest import vouch_for_folder, vouch_for_result
 from mbdeploy.results import BenchRun, ModelRef, Series
+from mbdeploy.stages.bisect import Divergence
 from mbdeploy.stages.reporting.reading import CONFIRMED
 
 
@@ -64,3 +67,11 @@ def test_a_check_in_which_all_passed_leaves_no_times_of_an_earlier_one(folder: P
     keep_runs(folder, CONFIRMED, models, [])
     assert not (folder / CONFIRMED).exists() and verify_artifacts(folder).holds
     keep_runs(folder, CONFIRMED, models, [])
+
+
+def test_what_was_traced_is_named_by_the_manifest(folder: Path) -> None:
+    found = Divergence(subject="int8", cause="rounding", measure="SQNR", node="conv")
+    traced = Traced(variant="int8", provider="cpu", divergences=(found,))
+    assert keep_traced(load_card("efficientnet_lite0"), folder, [traced]) == (found,)
+    report = verify_artifacts(folder)
+    assert report.holds and "results/trace.json" in {one.file for one in report.findings}

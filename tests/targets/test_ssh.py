@@ -315,6 +315,7 @@ def send(content: str, then: str) -> str:
     ("says", "found"),
     [
         ('{"file": "../../evil", "size": 1}', "it sent a file called '../../evil'"),
+        ('{"file": "result.json", "size": 9000000000000}', "it sent more than 8 GiB"),
         ('{"file": "result.json", "size": 1}\nx' + 64 * "0", "result.json arrived damaged"),
         ('{"size": "many"}', "Expected `int`"),
         ("nonsense", "what came is no message"),

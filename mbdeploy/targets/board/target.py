@@ -23,6 +23,8 @@ from mbdeploy.watch import Ended
 
 #: With what follows it (the wait for ssh to end) less than 20 s.
 _HELLO_S = 15.0
+#: What a board may send back in all: more than any sensible outputs, less than fills a disk.
+_MOST_BYTES = 8 << 30
 _RESULTS = re.compile(r"result\.json|out_[0-9]{1,6}_[0-9]{1,6}\.npy")
 _LOST = (LostError, DamagedError, msgspec.DecodeError)
 #: What reading an answer of another form than the agent's runs into.
@@ -145,6 +147,7 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
             silence_s=connection.silence_s,
             beat_s=connection.beat_s,
         )
+        room = _MOST_BYTES
         while True:
             words = msgspec.convert(connection.line.hear(), FarWords)
             if words.said is not None:
@@ -160,6 +163,9 @@ class BoardTarget(ProcessTarget, frozen=True, kw_only=True):
             elif words.file is not None:
                 if not _RESULTS.fullmatch(words.file):
                     raise LostError(f"it sent a file called {words.file!r}")
+                room -= words.size
+                if room < 0:
+                    raise LostError(f"it sent more than {_MOST_BYTES >> 30} GiB")
                 connection.line.take_file(place / words.file, words.size)
             elif words.busy is not None:
                 raise reasons.explain_busy(self.name, words.busy, self.wait_s)
