@@ -88,6 +88,8 @@ def main() -> None:
             torn += find_torn(folder, completed=done.returncode in COMPLETED)
             orphans += find_orphans(mark)
             limit_room(Path(name), None, mounted)
+            faults = f"{len(torn)} torn, {len(orphans)} orphans, {len(wrong)} wrong"
+            print(f"{point + 1} of {arguments.points} points: {dict(found)}; {faults}", file=sys.stderr)
         last = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
         torn += find_torn(folder, completed=True)
         leftovers = find_leftovers(folder)

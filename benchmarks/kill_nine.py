@@ -181,6 +181,8 @@ def main() -> None:
                 ended.append(subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode)
                 torn += find_torn(folder, completed=True)
                 leftovers += find_leftovers(folder)
+                faults = f"{len(torn)} torn, {len(orphans)} orphans, {len(leftovers)} leftovers, ended {ended}"
+                print(f"{number} of {arguments.kills} kills: {killed} while running; {faults}", file=sys.stderr)
         done = {"run_s": round(whole, 1), "kills": arguments.kills, "killed_while_running": killed, "early": early}
         found = {"torn": torn, "orphans": orphans, "leftovers": leftovers, "whole_runs": ended}
         print(json.dumps({"card": arguments.card, **done, **found}, indent=1))

@@ -1,23 +1,26 @@
 """ONNX Runtime and OpenVINO side by side: the same files on the same images, what each answers and how long it takes.
 
     python benchmarks/runtimes.py FLOAT.onnx IMAGES INT8.onnx ... [--preprocess tf] [--num-images 24] [--isa AVX2]
+    python benchmarks/runtimes.py --cards CARD ... [--recipe portable] [--num-images 24] [--isa AVX2]
 
 SQNR is against FLOAT.onnx on ONNX Runtime; "exact" is the same INT8 file on ONNX Runtime with graph optimisation off,
 and "gap" how far the executed outputs lie below it. Ratios are of CPU time, one thread, batch 1, paired and interleaved
 in one process: over FLOAT.onnx on ONNX Runtime, and over it on OpenVINO. `--isa AVX2` runs OpenVINO once more with
 oneDNN held to that instruction set, where int8 products clip as on a CPU without VNNI: parity and OpenVINO's own ratio
-only. Needs the extra `openvino`.
+only. A card is exported, simplified and quantized first, and answers on its own images. Needs the extra `openvino`.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+import mbdeploy
 from mbdeploy.data import load_arrays, open_dataset
 from mbdeploy.estimate import estimate_ratio
 from mbdeploy.quant.metrics import compare_outputs
@@ -30,16 +33,40 @@ RUNTIMES = ("cpu", "openvino")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images")
-    parser.add_argument("int8", type=Path, nargs="+")
+    parser.add_argument("files", nargs="*", metavar="FLOAT.onnx IMAGES INT8.onnx", help="or --cards")
+    parser.add_argument("--cards", nargs="+", default=[])
+    parser.add_argument("--recipe", default="portable", help="of the cards' INT8 files")
     parser.add_argument("--preprocess")
     parser.add_argument("--num-images", type=int, default=24)
     parser.add_argument("--min-duration", type=float, default=2.0)
     parser.add_argument("--isa", action="append", default=[])
     arguments = parser.parse_args()
-    subjects = read_subjects([arguments.model, *arguments.int8])
-    dataset = open_dataset(arguments.images, split="check")
+    if arguments.cards:
+        for card in arguments.cards:
+            with tempfile.TemporaryDirectory() as folder:
+                files = make_files(card, Path(folder), arguments.recipe)
+                images = mbdeploy.load_card(card).quantization.calibration
+                show({"card": card, **compare_runtimes(files, images, arguments)})
+    else:
+        model, images, *int8 = arguments.files
+        show(compare_runtimes([Path(model), *map(Path, int8)], images, arguments))
+
+
+def make_files(card: str, folder: Path, recipe: str) -> list[Path]:
+    """The simplified and the INT8 file of a card."""
+    raw, simplified, int8 = (folder / f"{name}.onnx" for name in ("fp32", "simplified", "int8"))
+    mbdeploy.export(card, output=raw)
+    mbdeploy.simplify(raw, output=simplified)
+    mbdeploy.quantize(
+        simplified, output=int8, recipe=recipe, calibration=mbdeploy.load_card(card).quantization.calibration
+    )
+    return [simplified, int8]
+
+
+def compare_runtimes(files: list[Path], source: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row a file and runtime; the first file is the float one."""
+    subjects = read_subjects(files)
+    dataset = open_dataset(source, split="check")
     how = choose_preprocess(dataset, subjects, arguments.preprocess)
     images = load_arrays(dataset, how, limit=arguments.num_images)
     here = open_target(parse_provider("cpu"))
@@ -69,7 +96,11 @@ def main() -> None:
                 }
             )
     report: dict[str, Any] = {"n": len(images), "rows": rows, "cpu": answer.host.cpu, "isa": answer.host.isa}
-    print(msgspec.json.format(encode_result({**report, "versions": answer.host.versions}), indent=1).decode())
+    return {**report, "versions": answer.host.versions}
+
+
+def show(report: dict[str, Any]) -> None:
+    print(msgspec.json.format(encode_result(report), indent=1).decode(), flush=True)
 
 
 def measure(target: Target, sessions: list[Session], images: np.ndarray, min_duration: float) -> Answer:
