@@ -127,7 +127,7 @@ def quantize_within(
                 providers=(provider,),
                 threads=threads,
                 batch_size=laboratory.batch,
-                inputs=Path(source),
+                inputs=source,
                 preprocess=preprocess,
                 seed=seed,
                 on_progress=on_progress,

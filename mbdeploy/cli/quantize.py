@@ -81,6 +81,8 @@ def command(screen: Screen, /, model: str, output: Path | None, precision: str |
         report = quantize_within(path, output=output, on_progress=on_progress, **given)
     for written in (*([output] if report.final else []), name_report(output), name_report(output).with_suffix(".html")):
         screen.note_written(written)
+    if report.final is None and output.exists():
+        screen.note(f"left {output} as it was: an earlier file, which this search did not make")
     screen.show(mix_tables.tabulate_search(report), report)
     return judge_answer(judge_search(report).answer)
 

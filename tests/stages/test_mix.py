@@ -291,6 +291,7 @@ def test_the_command_says_what_was_chosen_and_ends_with_1_where_nothing_was(mode
     failed = call("--min-sqnr", "200")
     assert failed.exit_code == 1
     assert "ship the float one" in failed.stdout
+    assert "x.onnx as it was: an earlier file" in failed.stderr
 
 
 def test_what_only_a_search_needs_is_refused_without_a_goal(model, images):
