@@ -24,11 +24,14 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     Rules: 1. the image is converted to RGB (or to grey if ``channels`` is 1), upright. 2. Its short
     side is resized to ``resize`` pixels (None: the image is squeezed to ``size`` x ``size``).
-    3. The centre ``size`` x ``size`` is cut out. 4. ``mean`` and ``std`` are per channel, in the
-    order of ``color``, in pixel units 0..255.
+    3. The centre ``size`` x ``size`` is cut out. 4. Where ``width`` is given, ``size`` is the height alone: the image
+    is resized to just cover ``resize`` rows and as many columns as keep the proportions, and the centre of ``size``
+    rows and ``width`` columns is cut out. 5. ``mean`` and ``std`` are per channel, in the order of ``color``, in pixel
+    units 0..255.
     """
 
     size: int
+    width: int | None = None
     resize: int | None = None
     interpolation: Interpolation = "bilinear"
     channels: Literal[1, 3] = 3
@@ -39,6 +42,8 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 8192:
             raise ValueError(f"size must lie in 1..8192 pixels, not {self.size}")
+        if self.width is not None and not 1 <= self.width <= 8192:
+            raise ValueError(f"width must lie in 1..8192 pixels, not {self.width}")
         if self.resize is not None and self.resize < self.size:
             raise ValueError(f"resize ({self.resize}) must not be below size ({self.size})")
         for name in ("mean", "std"):
@@ -50,6 +55,11 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("std must be above 0 in every channel")
         if not all(map(math.isfinite, self.mean)):
             raise ValueError("mean must be a number in every channel")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """One input tensor: (channels, height, width)."""
+        return self.channels, self.size, self.width or self.size
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: The first opset in which Q/DQ take a scale per channel.
+QUANTIZED_OPSET = 13
+
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """The one image input (NCHW float32; None where an axis is dynamic) and the outputs of a vision model."""
@@ -124,6 +127,11 @@ def read_signature(model: onnx.ModelProto, where: object = "") -> Signature:
         shape=(shape[0], shape[1], shape[2], shape[3]),
         outputs=tuple(value.name for value in model.graph.output),
     )
+
+
+def read_opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a model imports; 0 if it imports none."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
 def read_metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -26,7 +26,8 @@ class ExportRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimplifyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simplification did; ``onnxsim`` is its child's verdict, ``attempt`` the way of calling that was right."""
+    """What a simplification did; ``onnxsim`` is its child's verdict, ``attempt`` the way of calling that was right.
+    ``opsets`` are those of the file before and after."""
 
     onnxsim: str
     attempt: str
@@ -35,6 +36,7 @@ class SimplifyRecord(msgspec.Struct, frozen=True, kw_only=True):
     operators_before: dict[str, int]
     operators_after: dict[str, int]
     max_abs: float
+    opsets: tuple[int, int]
 
 
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):

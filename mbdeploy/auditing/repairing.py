@@ -14,6 +14,7 @@ from mbdeploy.auditing.matching import list_candidates, match_weights
 from mbdeploy.auditing.products import Product, read_products
 from mbdeploy.auditing.report import Repaired, RepairRecord
 from mbdeploy.auditing.rewriting import Rewriter, may_rescale
+from mbdeploy.model_file import read_opset
 from mbdeploy.quant.pairsafe import Floats
 
 
@@ -26,7 +27,7 @@ def repair_model(
         ModelError: ``against`` lacks the weights of a layer that needs repair.
     """
     reading = read_products(model, where)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = read_opset(model)
     candidates = [] if against is None else list_candidates(against[0])
     rewriter = Rewriter(model)
     repaired = []

@@ -46,6 +46,12 @@ input_shape = click.option(
     callback=_read_shape,
     help="The network's input, such as 3,224,224, where no card says it.",
 )
+open_shape = click.option(
+    "--input-shape",
+    metavar="C,H,W",
+    callback=_read_shape,
+    help="Fix the size of the image, such as 3,320,320, where the file leaves it open.",
+)
 golden = take_options(
     click.option("--golden-data", metavar="DATA", help="Images of golden.npz.  [default: the card's]"),
     click.option(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mbdeploy.cli import options, places
+from mbdeploy.cli import making, options, places
 from mbdeploy.cli.endings import judge_strictly
 from mbdeploy.cli.screen import Screen
 from mbdeploy.errors import EXIT_OK
@@ -17,6 +17,13 @@ from mbdeploy.errors import EXIT_OK
 @click.argument("model", metavar="MODEL.onnx|CARD")
 @options.output_file
 @click.option("--golden", type=Path, metavar="FILE", help="golden.npz of `mbdeploy export`.  [default: seeded inputs]")
+@making.open_shape
+@click.option(
+    "--opset",
+    type=click.IntRange(1, 1000),
+    show_default="13",
+    help="Raise a file of an older opset to this one; INT8 needs 13.",
+)
 @click.option("--strict", is_flag=True, default=None, help="Exit 1 if onnxsim failed or changed the outputs.")
 @options.limits
 @options.table_format

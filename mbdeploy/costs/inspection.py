@@ -17,6 +17,7 @@ from mbdeploy.costs.separable import compare_network, find_blocks
 from mbdeploy.costs.subject import make_subject
 from mbdeploy.costs.wire import RawData
 from mbdeploy.errors import ModelError, UsageError
+from mbdeploy.model_file import read_opset
 from mbdeploy.records import LayerRecord
 
 
@@ -64,7 +65,7 @@ def inspect_model(
     return InspectReport(
         model=name,
         size_bytes=size_bytes,
-        opset=next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
+        opset=read_opset(model),
         precision=_name_precision(graph, model),
         batch=next((graph.shapes[tensor][0] for tensor in graph.inputs if graph.shapes.get(tensor)), 1),
         inputs={tensor: graph.shapes[tensor] for tensor in graph.inputs if tensor in graph.shapes},

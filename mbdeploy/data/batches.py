@@ -54,7 +54,7 @@ def load_batches(
     tensors = _iter_tensors(dataset, preprocess, check)
     if preprocess is not None and dataset.samples[0].row is None:
         # Known before any image is opened.
-        _check_shape(dataset, (preprocess.channels, preprocess.size, preprocess.size), input_shape)
+        _check_shape(dataset, preprocess.shape, input_shape)
     return _iter_batches(dataset, tensors, batch_size, input_shape, on_progress)
 
 

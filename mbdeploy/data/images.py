@@ -60,7 +60,7 @@ _NOT_IMAGES = (
 
 
 def prepare_image(source: str | Path | BinaryIO, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Decode, resize, crop and normalise one image: (channels, size, size) float32.
+    """Decode, resize, crop and normalise one image: (channels, height, width) float32.
 
     Raises:
         DataError: a file that is missing, no image, truncated, too large, or of an unsupported depth.
@@ -97,7 +97,8 @@ def prepare_pixels(
 
     Rules (those of torchvision's Resize and CenterCrop over Pillow, whose filters smooth when they
     shrink): 1. the short side becomes ``resize``, the long one ``int(resize * long / short)``; without
-    ``resize`` both become ``size``. 2. The crop starts at ``round((side - size) / 2)``, halves to even.
+    ``resize`` both become ``size``. Where ``width`` is given, short is the side that covers the input just so.
+    2. The crop starts at ``round((side - size) / 2)``, halves to even.
     3. ``(pixel - mean) / std`` in float32, channels in the order of ``color``.
     """
     if box is not None:
@@ -109,8 +110,9 @@ def prepare_pixels(
                 todo="correct `size` in the manifest",
             )
         image = image.crop(box)
-    size, resize = preprocess.size, preprocess.resize
-    width, height = (size, size) if resize is None else _fit_short_side(image.size, resize)
+    _, rows, columns = preprocess.shape
+    resize = preprocess.resize
+    width, height = (columns, rows) if resize is None else _cover(image.size, (resize * columns / rows, resize))
     if width * height > MAX_PIXELS:
         raise DataError(
             where=where,
@@ -120,16 +122,18 @@ def prepare_pixels(
         )
     if image.size != (width, height):
         image = image.resize((width, height), _RESAMPLING[preprocess.interpolation])
-    left, top = round((width - size) / 2.0), round((height - size) / 2.0)
-    image = image.crop((left, top, left + size, top + size))
-    return _normalise(np.asarray(image).reshape(size, size, preprocess.channels), preprocess)
+    left, top = round((width - columns) / 2.0), round((height - rows) / 2.0)
+    image = image.crop((left, top, left + columns, top + rows))
+    return _normalise(np.asarray(image).reshape(rows, columns, preprocess.channels), preprocess)
 
 
-def _fit_short_side(size: tuple[int, int], short: int) -> tuple[int, int]:
+def _cover(size: tuple[int, int], area: tuple[float, int]) -> tuple[int, int]:
+    """The size of an image, (width, height), once it just covers an area: of a square, its short side fits."""
     width, height = size
-    if width <= height:
-        return short, int(short * height / width)
-    return int(short * width / height), short
+    columns, rows = round(area[0]), area[1]
+    if width * rows <= columns * height:
+        return columns, int(columns * height / width)
+    return int(rows * width / height), rows
 
 
 def _normalise(pixels: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:

@@ -22,12 +22,12 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
-def resolve_preprocess(word: str | None, *, size: int, channels: int = 3) -> Preprocess:
+def resolve_preprocess(word: str | None, *, size: int, channels: int = 3, width: int | None = None) -> Preprocess:
     """The preprocessing that a word (``imagenet``, ``tf``, ``lite``, ``unit``, ``raw``) or FILE.toml means.
 
     Rules: 1. a word resizes the short side to ``round(size * 256 / 224)``, bilinear, and cuts out the
-    centre. 2. A file holds the keys of :class:`Preprocess`; ``size`` and ``channels`` come from the
-    arguments where the file does not say.
+    centre. 2. A file holds the keys of :class:`Preprocess`; ``size``, ``channels`` and, beside that size, ``width``
+    come from the arguments where the file does not say. A ``width`` of None, or of ``size``, means a square.
 
     Raises:
         UsageError: no word, an unknown one, or one that does not fit the number of channels.
@@ -39,8 +39,9 @@ def resolve_preprocess(word: str | None, *, size: int, channels: int = 3) -> Pre
             todo=f"give --preprocess {'|'.join(PRESETS)}|FILE.toml",
         )
     fields = _read_file(word) if word.endswith(".toml") else _read_preset(word, size, channels)
+    wide = {"width": width} if width not in (None, size) and "size" not in fields else {}
     try:
-        return msgspec.convert({"size": size, "channels": channels, **fields}, Preprocess)
+        return msgspec.convert({"size": size, **wide, "channels": channels, **fields}, Preprocess)
     except msgspec.ValidationError as error:
         raise UsageError(
             where=word,

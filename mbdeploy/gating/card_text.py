@@ -44,6 +44,7 @@ def write_card(card: ModelCard, budgets: Sequence[Budget] = ()) -> str:
     """The card's text; without budgets it has no table of them, and the defaults hold."""
     shaped = {
         "size": card.preprocess.size,
+        "width": card.preprocess.width,
         "resize": card.preprocess.resize,
         "interpolation": card.preprocess.interpolation,
         "channels": card.preprocess.channels,

@@ -164,7 +164,9 @@ def _describe(
             found="no input shape",
             todo="give --input-shape, such as 3,224,224",
         )
-    channels, size = (shape[0], shape[1]) if shape else (3, 0)
+    channels, size, width = shape or (3, 0, 0)
+    if own is None or preprocess is not None:
+        own = resolve_preprocess(preprocess, size=size, channels=channels, width=width)
     name = name or (Path(source).stem if _is_file(source) else source.partition(":")[2])
     folder = (output or Path("models") / f"{name}.toml").parent
     return ModelCard(
@@ -172,7 +174,7 @@ def _describe(
         summary=f"made by {Path(source).name}" if _is_file(source) else f"made by {source}",
         factory=None if _is_file(source) else source,
         weights=_find_weights(source, folder),
-        preprocess=own if own and preprocess is None else resolve_preprocess(preprocess, size=size, channels=channels),
+        preprocess=own,
         quantization=quantization,
     )
 

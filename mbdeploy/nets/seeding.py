@@ -63,12 +63,12 @@ def make_images(preprocess: Preprocess) -> Tensor:
 
     Like photographs they differ in contrast, and in how much of it lies in fine structure.
     """
-    channels, size = preprocess.channels, preprocess.size
+    channels, height, width = preprocess.shape
     slopes = 0.2 + _draw_uniform(BATCH, 1, 1, 1)
-    fields = torch.zeros(BATCH, channels, size, size, dtype=torch.float64)
+    fields = torch.zeros(BATCH, channels, height, width, dtype=torch.float64)
     for cells in GRIDS:
         grid = _draw_normal(BATCH, 1, cells, cells) + 0.5 * _draw_normal(BATCH, channels, cells, cells)
-        fine = F.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False)
+        fine = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=False)
         fields += fine * cells**-slopes
     contrasts = CONTRAST * (0.5 + _draw_uniform(BATCH, 1, 1, 1))
     pixels = (BRIGHTNESS + contrasts * fields / fields.std(dim=(1, 2, 3), keepdim=True)).clamp(0, 255)

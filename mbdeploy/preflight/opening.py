@@ -13,7 +13,7 @@ from mbdeploy.preflight.external import check_external, check_file
 from mbdeploy.preflight.functions import check_functions
 from mbdeploy.preflight.operators import check_operators
 from mbdeploy.preflight.refusing import refuse
-from mbdeploy.preflight.shapes import check_shapes
+from mbdeploy.preflight.shapes import check_shapes, forget_unknown
 from mbdeploy.preflight.walking import find_places
 from mbdeploy.preflight.wire import scan_wire
 
@@ -76,6 +76,7 @@ def check_graph(model: onnx.ModelProto, path: Path, bounds: Bounds | None = None
     if not model.graph.node or not model.opset_import:
         raise _refuse(path, "no graph with operators in it", "check that this is the file you meant")
     places = find_places(model)
+    forget_unknown(places)
     check_operators(model, places, path)
     sizes = check_shapes(places, path, bounds, light=light)
     companions = check_external(places.tensors, sizes, path, bounds)

@@ -22,6 +22,7 @@ BITS = {
 _STRING = 8
 _MOST_AXES = 32
 _LARGEST_AXIS = 2**31 - 1
+_UNKNOWN = -1
 #: Where typed data lie by data type, and how many fields an element takes (complex numbers: two).
 _TYPED = {1: "float_data", 14: "float_data", 7: "int64_data", 11: "double_data", 15: "double_data"} | dict.fromkeys(
     (12, 13), "uint64_data"
@@ -54,6 +55,14 @@ def check_shapes(places: Places, where: object, bounds: Bounds, *, light: bool =
         if made is not None:
             count_bytes(made, 1, f"what {show_name(node.op_type)[1:-1]} {show_name(node.name)} makes", where, bounds)
     return sizes
+
+
+def forget_unknown(places: Places) -> None:
+    """Clear declared axes of -1, in place: exporters such as Paddle's write so what the others leave out."""
+    for value in places.values:
+        for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
+            if axis.HasField("dim_value") and axis.dim_value == _UNKNOWN:
+                axis.Clear()
 
 
 def count_bytes(axes: Sequence[int], data_type: int, name: str, where: object, bounds: Bounds) -> int:

@@ -56,8 +56,19 @@ def free_batch(first: ir.Model, second: ir.Model, source: ir.Model) -> ir.Model:
     for value in (*first.graph.inputs, *first.graph.outputs):
         if value.name not in declared:
             raise ValueError(f"a new input or output {value.name!r}")
+    for value in first.graph.inputs:
         value.shape = declared[value.name]
+    for value in first.graph.outputs:
+        value.shape = merge_shapes(declared[value.name], value.shape)
     return first
+
+
+def merge_shapes(declared: ir.Shape | None, inferred: ir.Shape | None) -> ir.Shape | None:
+    """The ``declared`` shape, with what was ``inferred`` for the axes that it leaves open without a name."""
+    if declared is None or inferred is None or len(declared) != len(inferred):
+        return inferred if declared is None else declared
+    is_open = [isinstance(size, ir.SymbolicDim) and size.value is None for size in declared]
+    return ir.Shape(theirs if free else own for own, theirs, free in zip(declared, inferred, is_open, strict=True))
 
 
 def _name_sizes(first: ir.Model, second: ir.Model, declared: dict[str, ir.Shape]) -> dict[tuple[int, int], str]:

@@ -16,6 +16,7 @@ from mbdeploy.errors import CardError, ModelError
 from mbdeploy.golden import Golden, find_degenerate, write_golden
 from mbdeploy.isolate import Progress
 from mbdeploy.preflight import check_model, copying
+from mbdeploy.rewrites.image import fix_image
 from mbdeploy.stages.export_check import compare_export, open_session
 from mbdeploy.stages.export_job import TASKS, load_images, write_identity
 from mbdeploy.stages.export_plan import Job
@@ -28,7 +29,8 @@ def adopt_network(request: dict[str, Any], on_progress: Progress) -> dict[str, A
     """As ``export_job.export_network``, but the network is a file already.
 
     Rules: 1. the file is the one that the card knows by its sha256. 2. Golden outputs are the file's own, image by
-    image, on this CPU. 3. A batch that is fixed to 1 becomes dynamic, and has to prove itself at several sizes.
+    image, on this CPU. 3. A batch that is fixed to 1 becomes dynamic, and has to prove itself at several sizes; an
+    image whose size the file leaves open gets that of the card.
     """
     job = msgspec.convert(request["job"], Job)
     assert job.card is not None and job.card.weights.file is not None
@@ -78,7 +80,9 @@ def _adopt(source: Path, path: Path, job: Job, request: dict[str, Any], on_progr
                 found=f"{name}: {reason}",
                 todo="check the file and the preprocessing",
             )
-    _free_batch(model, signature.input)  # 3.
+    if signature.image_shape is None:  # 3.
+        fix_image(model, signature.input, job.shape, path)
+    _free_batch(model, signature.input)
     golden = Golden(input=images, outputs=outputs, output_names=signature.outputs, names=names)
     task = job.described.task if job.described else TASKS.get(outputs[0].ndim, "")
     write_identity(model, job, msgspec.convert(request["provenance"], Provenance), task)
@@ -88,7 +92,7 @@ def _adopt(source: Path, path: Path, job: Job, request: dict[str, Any], on_progr
     write_golden(Path(request["golden"]), golden)
     return {
         "exporter": "none",
-        "opset": next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        "opset": model_file.read_opset(model),
         "images": len(golden),
         "max_abs": max_abs,
         "torch_export_s": 0.0,

@@ -55,7 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shape(self) -> Shape:
         """One image as the network takes it: (channels, height, width)."""
-        return (self.preprocess.channels, self.preprocess.size, self.preprocess.size)
+        return self.preprocess.shape
 
 
 def settle_job(
@@ -186,8 +186,8 @@ def _read_weights(weights: str) -> Weights:
 
 def _settle_preprocess(card: ModelCard | None, word: str | None, shape: Shape | None, where: str) -> Preprocess:
     own = card.preprocess if card is not None else None
-    if shape is not None and not (shape[0] in (1, 3) and shape[1] == shape[2] and 1 <= shape[1] <= 8192):
-        raise _refuse_shape(where, "a square input of 1 or 3 channels (C, H, W), at most 8192 pixels wide", shape)
+    if shape is not None and not (shape[0] in (1, 3) and 1 <= min(shape[1:]) <= max(shape[1:]) <= 8192):
+        raise _refuse_shape(where, "an input of 1 or 3 channels (C, H, W), of 1 to 8192 pixels each way", shape)
     if word is None and own is not None:
         if shape is None:
             return own
@@ -195,8 +195,8 @@ def _settle_preprocess(card: ModelCard | None, word: str | None, shape: Shape | 
             raise _refuse_shape(where, f"{own.channels} channels, as the card's preprocessing gives", shape)
         # The margin that is cut off stays the same share of the image.
         resize = None if own.resize is None else max(shape[1], round(own.resize * shape[1] / own.size))
-        return msgspec.structs.replace(own, size=shape[1], resize=resize)
-    channels, size = (shape[0], shape[1]) if shape else (own.channels, own.size) if own else (3, 0)
+        return msgspec.structs.replace(own, size=shape[1], width=_name_width(shape), resize=resize)
+    channels, size, width = shape or (own.shape if own else (3, 0, 0))
     if size == 0 and word is not None and not word.endswith(".toml"):
         raise UsageError(
             where=where,
@@ -204,10 +204,15 @@ def _settle_preprocess(card: ModelCard | None, word: str | None, shape: Shape | 
             found="no input shape",
             todo="give --input-shape, such as 3,224,224",
         )
-    settled = data.resolve_preprocess(word, size=size, channels=channels)
-    if shape is not None and shape != (settled.channels, settled.size, settled.size):
-        raise _refuse_shape(where, f"{settled.channels},{settled.size},{settled.size} as in {word}", shape)
+    settled = data.resolve_preprocess(word, size=size, channels=channels, width=width)
+    if shape is not None and shape != settled.shape:
+        raise _refuse_shape(where, f"{','.join(map(str, settled.shape))} as in {word}", shape)
     return settled
+
+
+def _name_width(shape: Shape) -> int | None:
+    """The width as preprocessing has it: None of a square."""
+    return None if shape[2] == shape[1] else shape[2]
 
 
 def _refuse_shape(where: str, expected: str, shape: Shape) -> UsageError:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mbdeploy import model_file
-from mbdeploy.card import ModelCard, load_card
+from mbdeploy.card import load_card
 from mbdeploy.errors import CardError, UsageError
 from mbdeploy.isolate import Progress
 
@@ -27,7 +27,7 @@ def trace_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
 
         model, _ = tracing.trace_network(
             weights.load_network(card),
-            _shape(card, card.preprocess.size),
+            card.preprocess.shape,
             exporter="dynamo",
             opset=18,
             outputs=("logits",),
@@ -64,7 +64,7 @@ def count_cards(request: dict[str, Any], on_progress: Progress) -> list[dict[str
             warnings.simplefilter("ignore")
             model, _ = tracing.trace_network(
                 build_net(card.net, **card.args).eval(),
-                _shape(card, card.preprocess.size),
+                card.preprocess.shape,
                 exporter="torchscript",
                 opset=18,
                 outputs=("logits",),
@@ -106,11 +106,7 @@ def sweep_card(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]
         weights = sum(value.numel() for value in network.parameters() if value.ndim > 1)
         for size in sorted({*SIZES, card.preprocess.size}):
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                network(torch.empty(1, *_shape(card, size), device="meta"))
+                network(torch.empty(1, card.preprocess.channels, size, size, device="meta"))
             macs = counter.get_total_flops() // 2  # one multiply and one add each
             cells.append({"alpha": alpha, "size": size, "macs": macs, "weights": weights})
     return {"card": card.name, "alpha": own, "size": card.preprocess.size, "cells": cells}
-
-
-def _shape(card: ModelCard, size: int) -> tuple[int, int, int]:
-    return (card.preprocess.channels, size, size)

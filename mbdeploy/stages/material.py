@@ -20,7 +20,6 @@ from mbdeploy.quant.calibration_file import load_seen, read_cache
 from mbdeploy.quant.prepare import prepare_model
 
 METHODS = ("minmax", *ranges.METHODS)
-_OLDEST_OPSET = 13
 _BATCH = 8
 
 
@@ -130,7 +129,8 @@ def _choose_preprocess(
 ) -> Preprocess | None:
     """The user's word, else the file's own; arrays are preprocessed already, so that they can do without."""
     if word is not None:
-        return data.resolve_preprocess(word, size=signature.shape[2] or 224, channels=signature.shape[1] or 3)
+        channels, height, width = signature.image_shape or (signature.shape[1] or 3, signature.shape[2] or 224, None)
+        return data.resolve_preprocess(word, size=height, channels=channels, width=width)
     own = model_file.read_preprocess(model)
     if own is None and images is not None and images.samples[0].row is None:
         raise UsageError(
@@ -148,11 +148,11 @@ def _refuse_unsuitable(model: onnx.ModelProto, source: Path) -> None:
         raise ModelError(
             where=source, expected="a float model", found="one that is quantized already", todo="give the FP32 file"
         )
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < _OLDEST_OPSET:
+    opset = model_file.read_opset(model)
+    if opset < model_file.QUANTIZED_OPSET:
         raise ModelError(
             where=source,
-            expected=f"opset {_OLDEST_OPSET} or newer, for scales per channel",
+            expected=f"opset {model_file.QUANTIZED_OPSET} or newer, for scales per channel",
             found=f"opset {opset}",
-            todo="export it again with a newer opset, or convert it with onnx.version_converter",
+            todo="raise it with `mbdeploy simplify`, or export it again with a newer opset",
         )

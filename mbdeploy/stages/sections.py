@@ -36,6 +36,9 @@ def tabulate_simplify(record: SimplifyRecord) -> list[Table]:
     ]
     if record.detail:
         rows.append(("detail", record.detail))
+    before, after = record.opsets
+    if before != after:
+        rows.append(("opset", f"{before} -> {after}"))
     rows += [(f"rewrite {rewrite.name}", f"{rewrite.count} x") for rewrite in record.rewrites]
     nodes = (sum(record.operators_before.values()), sum(record.operators_after.values()))
     rows.append(("nodes", f"{nodes[0]} -> {nodes[1]}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,26 @@ import msgspec
 from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
 from mbdeploy.errors import ModelError, StepError, UsageError
 from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
-from mbdeploy.model_file import digest_model, dump_json, read_signature
+from mbdeploy.model_file import (
+    QUANTIZED_OPSET,
+    digest_model,
+    dump_json,
+    load_whole,
+    read_opset,
+    read_signature,
+    save_model,
+)
 from mbdeploy.preflight import check_model, copying
 from mbdeploy.records import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
+from mbdeploy.rewrites.image import fix_image
 from mbdeploy.watch import Limits
 
 if TYPE_CHECKING:
     from mbdeploy.model_file import Signature
 
 _ONNXSIM_STEP = "mbdeploy.stages.simplify_steps:run_onnxsim"
+_OPSET_STEP = "mbdeploy.stages.simplify_steps:raise_opset"
 _FINISH_STEP = "mbdeploy.stages.simplify_steps:finish_attempt"
 _ONNXSIM_LIMITS = Limits(wall_s=300.0)
 #: onnxsim is shown two batch sizes; primes that no layer is likely to have as a channel count or a stride.
@@ -62,14 +73,18 @@ def simplify(
     *,
     output: Path,
     golden: Path | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    opset: int = QUANTIZED_OPSET,
     strict: bool = False,
     limits: Limits | None = None,
     on_progress: Progress = ignore_progress,
 ) -> SimplifyRecord:
     """Write to ``output`` a smaller graph that computes the same as ``model``, and say what was changed.
 
-    A dynamic batch stays dynamic. Outputs are compared with those of ``model`` at batch 1 and 3, on
-    images of ``golden`` or else on made-up ones. ``limits`` are those of the child that onnxsim runs
+    A dynamic batch stays dynamic. ``input_shape`` (C, H, W) is what the image gets where the file leaves its axes open,
+    so that what follows from its size can be folded; the file then takes images of this size only. A file of an older
+    opset is raised to ``opset``, if that changes no output. Outputs are compared with those of ``model`` at batch 1
+    and 3, on images of ``golden`` or else on made-up ones. ``limits`` are those of the child that onnxsim runs
     in. If onnxsim crashes, hangs or changes the outputs, the file is simplified without it, or kept
     as it is, and ``record.onnxsim`` says so instead of ``"OK"``; a caller that asked for ``strict``
     takes that as a failure.
@@ -77,6 +92,7 @@ def simplify(
     Raises:
         ModelError: not a model that this tool or ONNX Runtime can use; outputs that are not finite.
         DataError: golden inputs that cannot be used, or do not fit the model.
+        UsageError: ``input_shape`` is not the size that the file fixes.
         StepError: ONNX Runtime crashed or hung on ``model`` itself.
         OutputError: the result cannot be written.
     """
@@ -89,23 +105,36 @@ def simplify(
             todo="choose another name with --output",
         )
     signature = read_signature(checked.model, model)
-    provenance = plan(model, golden=golden, strict=strict)
+    provenance = plan(model, golden=golden, input_shape=input_shape, opset=opset, strict=strict)
     failed: list[_Trial] = []
     with (
         tempfile.TemporaryDirectory(prefix="mbdeploy-simplify-") as folder,
         copying(model, checked.companions) as source,
     ):
         scratch = Path(folder)
+        if input_shape is not None:
+            source = _fix_image(source, signature, input_shape, scratch, model)
+            signature = msgspec.structs.replace(signature, shape=(signature.batch, *input_shape))
         request: dict[str, Any] = {
             "model": str(source),
             "golden": None if golden is None else str(golden),
             "output": str(scratch / "candidate.onnx"),
             "metadata": {"mbdeploy.stage": "simplified", "mbdeploy.provenance": dump_json(provenance)},
         }
-        for index, attempt in enumerate(ATTEMPTS):
+        starts, detail = [source], ""
+        if 0 < read_opset(checked.model) < opset:
+            raised = scratch / "raised.onnx"
+            told = {"model": str(source), "opset": opset, "output": str(raised)}
+            outcome = run_step(_OPSET_STEP, told, limits=limits or _ONNXSIM_LIMITS)
+            if outcome.verdict is Verdict.OK:
+                starts.insert(0, raised)
+            else:
+                detail = f"opset {opset}: {outcome.verdict.value}, {outcome.detail}"
+        for index, (start, attempt) in enumerate(product(starts, ATTEMPTS)):
             if not _is_worth_trying(attempt, signature, failed):
                 continue
-            on_progress(f"simplify: {attempt.name}", index, len(ATTEMPTS))
+            on_progress(f"simplify: {attempt.name}", index, len(starts) * len(ATTEMPTS))
+            request["start"] = str(start)
             trial = _run_attempt(attempt, signature, request, limits or _ONNXSIM_LIMITS, scratch)
             if trial.verdict == Verdict.OK:
                 break
@@ -117,7 +146,7 @@ def simplify(
                 found=f"{failed[-1].verdict}: {failed[-1].detail}",
                 todo="check how the file was made; ONNX Runtime cannot run it as it is",
             )
-        record = _make_record(trial, failed)
+        record = _make_record(trial, failed, detail)
         with writing(output) as temporary:
             shutil.copyfile(request["output"], temporary)
     write_sidecar(output, provenance, record)
@@ -125,7 +154,14 @@ def simplify(
     return record
 
 
-def plan(model: Path, *, golden: Path | None = None, strict: bool = False) -> Provenance:
+def plan(
+    model: Path,
+    *,
+    golden: Path | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    opset: int = QUANTIZED_OPSET,
+    strict: bool = False,
+) -> Provenance:
     """What ``simplify`` would record of how its output came to be; cheap, for asking whether a file is fresh.
 
     Raises:
@@ -142,10 +178,18 @@ def plan(model: Path, *, golden: Path | None = None, strict: bool = False) -> Pr
         ) from error
     return Provenance(
         stage="simplify",
-        params={"rewrites": list_rewrites(), "strict": strict},
+        params={"rewrites": list_rewrites(), "input_shape": input_shape, "opset": opset, "strict": strict},
         parents=digests,
         tools=read_tools("onnx", "onnx-ir", "onnxruntime", "onnxscript", "onnxsim"),
     )
+
+
+def _fix_image(source: Path, signature: Signature, shape: tuple[int, int, int], scratch: Path, where: Path) -> Path:
+    """A copy of the model that takes images of one size."""
+    whole = load_whole(source)
+    fix_image(whole, signature.input, shape, where)
+    save_model(whole, scratch / "fixed.onnx")
+    return scratch / "fixed.onnx"
 
 
 def _is_worth_trying(attempt: Attempt, signature: Signature, failed: list[_Trial]) -> bool:
@@ -162,7 +206,7 @@ def _run_attempt(
     if attempt.onnxsim:
         batches = _BATCHES if attempt.fixes_batch else (None,)
         jobs = [{"batch": batch, "output": str(scratch / f"onnxsim-{batch or 'as-is'}.onnx")} for batch in batches]
-        told = {"model": request["model"], "input": signature.input, "jobs": jobs}
+        told = {"model": request["start"], "input": signature.input, "jobs": jobs}
         simplified = run_step(_ONNXSIM_STEP, told, limits=limits)
         if simplified.verdict is not Verdict.OK:
             return _fail(attempt, simplified)
@@ -180,8 +224,9 @@ def _fail(attempt: Attempt, outcome: Outcome) -> _Trial:
     return _Trial(attempt=attempt, verdict=outcome.verdict.value, detail=outcome.detail)
 
 
-def _make_record(taken: _Trial, failed: list[_Trial]) -> SimplifyRecord:
-    reasons = [f"{trial.attempt.name}: {trial.verdict}, {trial.detail}" for trial in failed]
+def _make_record(taken: _Trial, failed: list[_Trial], detail: str) -> SimplifyRecord:
+    reasons = [detail] if detail else []
+    reasons += [f"{trial.attempt.name}: {trial.verdict}, {trial.detail}" for trial in failed]
     return SimplifyRecord(
         onnxsim=taken.verdict if taken.attempt.onnxsim else failed[0].verdict,
         attempt=taken.attempt.name,
@@ -190,4 +235,5 @@ def _make_record(taken: _Trial, failed: list[_Trial]) -> SimplifyRecord:
         operators_before=taken.answer["operators_before"],
         operators_after=taken.answer["operators_after"],
         max_abs=taken.answer["max_abs"],
+        opsets=tuple(taken.answer["opsets"]),
     )

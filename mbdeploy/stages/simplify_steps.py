@@ -22,12 +22,13 @@ from mbdeploy.model_file import (
     copy_model,
     load_whole,
     read_metadata,
+    read_opset,
     read_signature,
     save_model,
     write_metadata,
 )
 from mbdeploy.rewrites import rewrite_model
-from mbdeploy.rewrites.batch import fix_batch, free_batch
+from mbdeploy.rewrites.batch import fix_batch, free_batch, merge_shapes
 
 #: Largest accepted difference, times the largest magnitude of the output where that is above 1.
 _TOLERANCE = 1e-4
@@ -52,8 +53,20 @@ def run_onnxsim(request: dict[str, Any], on_progress: Progress) -> None:
         onnx.save(simplified, job["output"])
 
 
+def raise_opset(request: dict[str, Any], on_progress: Progress) -> None:
+    """Convert ``model`` to ``opset`` by onnx's own converter, into ``output``."""
+    from onnx import helper, version_converter
+
+    source = load_whole(Path(request["model"]))
+    result = version_converter.convert_version(source, request["opset"])
+    result.ir_version = max(source.ir_version, helper.find_min_ir_version_for(result.opset_import))
+    save_model(result, Path(request["output"]))
+
+
 def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
-    """Rewrite what onnxsim made (or else the model itself), write it, and compare its outputs with the model's.
+    """Rewrite what onnxsim made (or else ``start``), write it, and compare its outputs with those of ``model``.
+
+    ``start`` is the model itself, or that under another opset.
 
     The answer's ``wrong`` says how the outputs differ, or is empty; ``note`` says why the comparison is weak.
 
@@ -64,8 +77,9 @@ def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     source = load_whole(Path(request["model"]))
     inputs = _make_inputs(read_signature(source), request["golden"])
     expected = _run_source(request["model"], inputs)
-    result, rewrites = _rewrite(source, request["candidates"], request["rewrites"])
-    result.ir_version, result.producer_name = source.ir_version, source.producer_name
+    start = load_whole(Path(request["start"]))
+    result, rewrites = _rewrite(start, request["candidates"], request["rewrites"])
+    result.ir_version, result.producer_name = start.ir_version, source.producer_name
     del result.metadata_props[:]  # onnxsim leaves its own
     write_metadata(result, {**read_metadata(source), **request["metadata"]})
     save_model(result, Path(request["output"]))
@@ -76,6 +90,7 @@ def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, 
         "rewrites": rewrites,
         "operators_before": _count_operators(source),
         "operators_after": _count_operators(result),
+        "opsets": [read_opset(source), read_opset(result)],
     }
 
 
@@ -89,7 +104,7 @@ def _rewrite(source: onnx.ModelProto, candidates: list[str], names: list[str]) -
     common.ClearMetadataAndDocStringPass()(model)  # exporters write stack traces and paths of their machine there
     shapes = {value.name: value.shape for value in original.graph.outputs}
     for value in model.graph.outputs:
-        value.shape = shapes.get(value.name, value.shape)
+        value.shape = merge_shapes(shapes.get(value.name), value.shape)
     return ir.to_proto(model), msgspec.to_builtins(rewrites)
 
 

@@ -88,7 +88,7 @@ def read_subject(path: Path, kind: Kind | None = None) -> Subject:
         labels=model_file.read_labels(model),
         output_scales=tuple(_find_scale(model, output.name) for output in model.graph.output),
         companions=checked.companions,
-        opset=max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0),
+        opset=model_file.read_opset(model),
         ir_version=model.ir_version,
     )
 
@@ -108,7 +108,7 @@ def choose_preprocess(dataset: Dataset, subjects: Sequence[Subject], word: str |
         return own
     shapes = (subject.signature.image_shape for subject in subjects)
     shape = next((shape for shape in shapes if shape is not None), (3, 224, 224))
-    return resolve_preprocess(word, size=shape[1], channels=shape[0])
+    return resolve_preprocess(word, size=shape[1], channels=shape[0], width=shape[2])
 
 
 def check_inputs(subjects: Sequence[Subject], shape: Sequence[int], where: object) -> None:

@@ -61,7 +61,8 @@ def _derive(card: ModelCard, alpha: float | None, size: int | None) -> ModelCard
     how, weights, args = card.preprocess, card.weights, card.args
     if size is not None:
         resize = None if how.resize is None else round(how.resize * size / how.size)
-        how = msgspec.structs.replace(how, size=size, resize=resize)
+        width = None if how.width is None else round(how.width * size / how.size)
+        how = msgspec.structs.replace(how, size=size, width=width, resize=resize)
     if alpha is not None:
         args = {**args, "alpha": alpha}
         weights = weights if alpha == own else Weights(seed=0)

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -244,6 +245,30 @@ def test_the_pixels_of_a_box_go_through_the_same_steps_as_an_image_of_them() -> 
 def test_bgr_turns_the_channels_and_mean_and_std_follow_that_order() -> None:
     bgr = Preprocess(size=1, color="BGR", mean=(1.0, 2.0, 3.0), std=(1.0, 1.0, 2.0))
     assert prepare_image(encode(Image.new("RGB", (1, 1), (9, 20, 30))), bgr).ravel().tolist() == [29, 18, 3]
+
+
+def test_a_width_of_its_own_cuts_out_a_rectangle_that_the_image_just_covers() -> None:
+    plain = {"interpolation": "nearest", "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    wide = Image.fromarray(np.tile(np.arange(12, dtype=np.uint8), (3, 1))).convert("RGB")
+    tensor = prepare_pixels(wide, Preprocess(size=3, width=6, resize=3, **plain))  # as it is; the middle six
+    assert tensor[0].tolist() == [[3, 4, 5, 6, 7, 8]] * 3
+    tall = wide.transpose(Image.Transpose.ROTATE_270)
+    assert prepare_pixels(tall, Preprocess(size=2, width=3, resize=2, **plain))[0].tolist() == [[5] * 3, [6] * 3]
+    squeezed = prepare_pixels(wide, Preprocess(size=1, width=4, **plain))
+    assert squeezed[0].tolist() == [[1, 4, 7, 10]]
+
+
+@settings(deadline=None, derandomize=True)
+@given(*[st.integers(1, 60)] * 2, *[st.integers(1, 12)] * 2, st.integers(0, 5))
+def test_every_image_comes_out_at_the_rectangle_asked_for(
+    width: int, height: int, rows: int, columns: int, margin: int
+) -> None:
+    preprocess = Preprocess(size=rows, width=columns, resize=rows + margin)
+    tensor = prepare_pixels(Image.new("RGB", (width, height), (255, 0, 51)), preprocess)
+    assert tensor.shape == preprocess.shape == (3, rows, columns)
+    square = Preprocess(size=rows, resize=rows + margin)
+    same = prepare_pixels(Image.new("RGB", (width, height)), msgspec.structs.replace(square, width=rows))
+    assert same.shape == square.shape
 
 
 @settings(deadline=None, derandomize=True)

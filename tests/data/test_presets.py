@@ -34,6 +34,16 @@ def test_the_short_side_keeps_the_ratio_256_to_224_at_other_sizes() -> None:
     assert [resolve_preprocess("tf", size=size).resize for size in (32, 128, 160, 192, 240)] == [37, 146, 183, 219, 274]
 
 
+def test_a_width_is_the_models_where_a_file_names_no_size(tmp_path: Path) -> None:
+    assert resolve_preprocess("unit", size=48, width=192).shape == (3, 48, 192)
+    assert resolve_preprocess("unit", size=48, width=48) == resolve_preprocess("unit", size=48)
+    path = tmp_path / "how.toml"
+    path.write_text("resize = 64")
+    assert resolve_preprocess(str(path), size=48, width=192).shape == (3, 48, 192)
+    path.write_text("size = 32")
+    assert resolve_preprocess(str(path), size=48, width=192).shape == (3, 32, 32)
+
+
 def test_a_word_of_one_number_serves_one_channel_and_imagenet_does_not() -> None:
     assert resolve_preprocess("tf", size=28, channels=1).mean == (127.5,)
     with pytest.raises(UsageError, match="one number per channel"):

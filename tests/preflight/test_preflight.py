@@ -244,3 +244,14 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(ModelError, match="safetensors header"):
             check_archive(path)
+
+
+def test_an_axis_of_minus_one_is_one_that_is_not_known(make_conv_model: Builder, tmp_path: Path) -> None:
+    model = make_conv_model()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    checked = check_model(save(model, tmp_path)).model
+    axes = [value.type.tensor_type.shape.dim[0] for value in (checked.graph.input[0], checked.graph.output[0])]
+    assert not any(axis.HasField("dim_value") or axis.HasField("dim_param") for axis in axes)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -2
+    assert "[-2, " in refusal(save(model, tmp_path))

@@ -64,6 +64,24 @@ def test_a_file_becomes_fp32_with_a_dynamic_batch_and_its_own_outputs_are_golden
 
 
 @pytest.mark.slow
+def test_an_image_whose_size_the_file_leaves_open_gets_that_of_the_card(
+    make_card: Callable[..., Path], tmp_path: Path
+) -> None:
+    card = make_card(None)
+    path = tmp_path / "net.onnx"
+    model = onnx.load(path)
+    for axis in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+        axis.dim_param = "open"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    text = CARD.replace("size = 16", "size = 16, width = 24").format(sha256=artifact.digest_file(path))
+    card.write_text(text)
+    export(str(card), output=tmp_path / "out" / "fp32.onnx")
+    made = model_file.load_model(tmp_path / "out" / "fp32.onnx")
+    assert model_file.read_signature(made).shape == (None, 3, 16, 24)
+    assert read_golden(tmp_path / "out" / "golden.npz").input.shape == (3, 3, 16, 24)
+
+
+@pytest.mark.slow
 def test_a_file_that_is_another_one_and_a_larger_batch_are_refused(
     make_card: Callable[..., Path], tmp_path: Path
 ) -> None:

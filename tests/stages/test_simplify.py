@@ -215,3 +215,79 @@ def test_a_model_on_which_onnx_runtime_itself_crashes_is_a_step_error(
     with pytest.raises(StepError, match="CRASHED: killed by SIGABRT"):
         simplify(model, output=tmp_path / "simplified.onnx")
     assert not (tmp_path / "simplified.onnx").exists()
+
+
+def write_open_model(path: Path, *, opset: int = 17, axes: tuple[str | int, ...] = ("N", 3, "H", "W")) -> Path:
+    """A convolution, and its output beside a grid that is computed from the image's size, as detectors have it."""
+    weights = np.random.default_rng(0).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
+    constants = {"w": weights, "zero": np.array(0), "one": np.array(1), "two": np.array(2), "axes": np.array([0, 1, 2])}
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], "conv"),
+        helper.make_node("Shape", ["c"], ["s"]),
+        helper.make_node("Gather", ["s", "two"], ["rows"]),
+        helper.make_node("Range", ["zero", "rows", "one"], ["r"]),
+        helper.make_node("Cast", ["r"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f"], ["middle"], axes=[0], keepdims=1),
+        helper.make_node("Add", ["c", "middle"], ["boxes"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "open",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, axes)],
+        [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [axes[0], 4, "R", "C"])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return path
+
+
+def list_axes(path: Path) -> tuple[list[str | int], list[str | int]]:
+    graph = onnx.load(path).graph
+    first, second = (
+        [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (graph.input[0], graph.output[0])
+    )
+    return first, second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_an_image_that_is_open_gets_a_size_and_what_follows_from_it_is_folded(batch: str | int, tmp_path: Path) -> None:
+    model = write_open_model(tmp_path / "m.onnx", axes=(batch, 3, "H", "W"))
+    simplify(model, output=tmp_path / "open.onnx")
+    assert "Range" in list_operators(tmp_path / "open.onnx")
+    output = tmp_path / "fixed.onnx"
+    simplify(model, output=output, input_shape=(3, 12, 20))
+    assert list_operators(output) == ["Conv"] or list_operators(output) == ["Conv", "Add"]
+    assert list_axes(output) == ([batch, 3, 12, 20], [batch, 4, 10, 18])
+    image = np.random.default_rng(1).normal(size=(1, 3, 12, 20)).astype(np.float32)
+    answers = [ort.InferenceSession(path).run(None, {"image": image})[0] for path in (model, output)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
+    assert plan(model, input_shape=(3, 12, 20)).key != plan(model).key
+
+
+def test_a_size_that_the_file_fixes_otherwise_is_refused(tmp_path: Path) -> None:
+    model = write_open_model(tmp_path / "m.onnx", axes=("N", 3, 8, "W"))
+    with pytest.raises(UsageError, match=r"an image of \[3, 8, '\?'\], as the file has it, found \[3, 9, 8\]"):
+        simplify(model, output=tmp_path / "x.onnx", input_shape=(3, 9, 8))
+    assert not (tmp_path / "x.onnx").exists()
+
+
+@pytest.mark.slow
+def test_an_old_opset_is_raised_and_kept_where_that_changes_what_is_computed(tmp_path: Path, onnxsim: Any) -> None:
+    model, output = write_open_model(tmp_path / "m.onnx", opset=11, axes=("N", 3, 8, 8)), tmp_path / "s.onnx"
+    record = simplify(model, output=output)
+    made = onnx.load(output)
+    assert (record.onnxsim, record.opsets, record.detail) == ("OK", (11, 13), "")
+    assert made.opset_import[0].version == 13 and made.ir_version >= 7
+    assert simplify(model, output=output, opset=11).opsets == (11, 11)
+    onnxsim("keep")
+    stage_step = stage._OPSET_STEP
+    stage._OPSET_STEP = "wrong_onnxsim:raise_wrongly"
+    try:
+        record = simplify(model, output=output)
+    finally:
+        stage._OPSET_STEP = stage_step
+    assert record.opsets == (11, 11)
+    assert "CHANGED" in record.detail

@@ -69,3 +69,15 @@ def _write(request: dict[str, Any], edit: Any) -> None:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = job["batch"]
         edit(model)
         onnx.save(model, job["output"])
+
+
+def raise_wrongly(request: dict[str, Any], on_progress: object) -> None:
+    """A newer opset, and another network."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(request["model"])
+    model.opset_import[0].version = request["opset"]
+    weights = model.graph.initializer[0]
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) + 1, weights.name))
+    onnx.save(model, request["output"])

@@ -109,6 +109,7 @@ SIMPLIFY = SimplifyRecord(
     operators_before={"ReduceMean": 2, "Conv": 1},
     operators_after={"GlobalAveragePool": 2, "Conv": 1},
     max_abs=0.0,
+    opsets=(18, 18),
 )
 LAYER = LayerRecord(
     node="stem",
