@@ -21,6 +21,8 @@ from mbdeploy.quant.prepare import prepare_model
 
 METHODS = ("minmax", *ranges.METHODS)
 _BATCH = 8
+#: Operators of files whose weights or activations are integers already, statically or as they run.
+_QUANTIZED = {"DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 
 
 class Material(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -144,7 +146,7 @@ def _choose_preprocess(
 
 def _refuse_unsuitable(model: onnx.ModelProto, source: Path) -> None:
     operators = {node.op_type for node in model.graph.node}
-    if "DequantizeLinear" in operators or any(name.startswith("QLinear") for name in operators):
+    if operators & _QUANTIZED or any(name.startswith("QLinear") for name in operators):
         raise ModelError(
             where=source, expected="a float model", found="one that is quantized already", todo="give the FP32 file"
         )

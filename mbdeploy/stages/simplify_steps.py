@@ -59,7 +59,7 @@ def raise_opset(request: dict[str, Any], on_progress: Progress) -> None:
 
     source = load_whole(Path(request["model"]))
     result = version_converter.convert_version(source, request["opset"])
-    result.ir_version = max(source.ir_version, helper.find_min_ir_version_for(result.opset_import))
+    result.ir_version = max(source.ir_version, helper.find_min_ir_version_for(result.opset_import, ignore_unknown=True))
     save_model(result, Path(request["output"]))
 
 

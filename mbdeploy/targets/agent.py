@@ -418,7 +418,7 @@ def run_checked(session: Any, images: Array) -> list[Array]:
     for index, output in enumerate(outputs):
         if not isinstance(output, np.ndarray) or output.ndim == 0 or len(output) != len(images):
             found = getattr(output, "shape", type(output).__name__)
-            refuse_output(session, index, f"is {found} for a batch of {len(images)}")
+            refuse_output(session, index, f"is {found}, where the first axis has to be the batch, {len(images)}")
     return outputs
 
 

@@ -325,6 +325,14 @@ def test_a_quantized_file_is_refused(quantized, calibration, tmp_path):
     assert "quantized already" in text
 
 
+def test_a_file_that_is_quantized_as_it_runs_is_refused(make_conv_model, calibration, tmp_path):
+    model = make_conv_model()
+    model.graph.node.insert(0, onnx.helper.make_node("DynamicQuantizeLinear", ["image"], ["q", "s", "z"]))
+    onnx.save(model, tmp_path / "dynamic.onnx")
+    text = refuse(tmp_path / "dynamic.onnx", tmp_path, ModelError, calibration=calibration, preprocess="raw")
+    assert "quantized already" in text
+
+
 def test_nan_weights_are_refused_by_name(make_conv_model, calibration, tmp_path):
     model = make_conv_model()
     weight = next(t for t in model.graph.initializer if t.name == "conv.weight")

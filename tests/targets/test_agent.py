@@ -115,7 +115,7 @@ def test_outputs_that_do_not_follow_the_batch_are_refused(
     run_local: RunJob, write_model: Callable[..., Path], images: np.ndarray
 ) -> None:
     path = write_model([helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)])
-    with pytest.raises(StepError, match=r"output 'y' is .* for a batch of 7"):
+    with pytest.raises(StepError, match=r"output 'y' is .*, where the first axis has to be the batch, 7"):
         run_local(Job(kind="infer", sessions=(Session(model=path, provider=CPU),), inputs=images))
 
 
