@@ -15,6 +15,8 @@ from mbdeploy.derive import (
     compare_series,
     estimate_accuracy,
     estimate_time,
+    is_decided,
+    join_verdicts,
     judge_control,
     judge_gain,
     judge_ratio,
@@ -225,3 +227,84 @@ def test_a_gain_is_believed_only_from_an_interval_below_one_and_a_run_that_can_b
 def test_the_worst_finding_is_the_verdict_and_its_reasons_come_first():
     found = settle_verdict("m", "cpu", [("ship", "a"), ("don't ship", "b"), ("inconclusive", "c"), ("don't ship", "d")])
     assert (found.answer, found.reasons) == ("don't ship", ("b", "d", "c", "a"))
+
+
+def test_where_one_series_ran_on_a_device_the_wall_clock_counts() -> None:
+    here, there = time_file("a", [100] * 20, [10] * 20), time_file("b", [200] * 20, [10] * 20)
+    there = msgspec.structs.replace(there, session={"device": "cuda"})
+    for first, second in ((here, there), (there, here)):
+        assert choose_clock(make_run(first, second, control=first)) == "wall"
+
+
+def test_every_percentile_is_its_own() -> None:
+    found = summarise_latency(time_file("a", list(range(1, 1001))), batch_size=4)
+    assert (found.p50_ns, found.p90_ns, found.p95_ns, found.p99_ns) == (500, 900, 950, 990)
+    assert summarise_latency(time_file("a", [2_000_000] * 64), batch_size=4).images_per_s == 2000.0
+
+
+def test_a_run_is_decided_once_the_control_and_every_candidate_are() -> None:
+    steady, wild = time_file("a", [100] * 40), time_file("b", [50, 150] * 20)
+    assert is_decided(make_run(steady, steady, steady, control=steady))
+    assert not is_decided(make_run(steady, steady, steady, control=wild))
+    assert not is_decided(make_run(steady, wild, steady, control=steady))
+    assert not is_decided(make_run(steady, steady, wild, control=steady))
+
+
+def test_the_clock_that_is_asked_for_judges() -> None:
+    first, second = time_file("a", [100] * 20, [10] * 20), time_file("b", [200] * 20, [10] * 20)
+    run = make_run(first, second, control=first)
+    assert [(check.name, check.value, check.note) for check in judge_run(run, clock="wall")][1] == (
+        "wall time ratio",
+        2.0,
+        "",
+    )
+    assert judge_run(run)[1].name == "cpu time ratio"
+
+
+def test_bounds_belong_to_what_they_bound() -> None:
+    assert judge_ratio(interval(1.5, 1.25, 1.5), 0.5, 1.0, "n", "s").passed is True  # as large as may be
+    assert judge_ratio(interval(1.75, 1.0, 1.75), 0.5, 1.0, "n", "s").passed is True  # the interval ends at the budget
+    assert judge_ratio(interval(1.0, 0.75, 1.25), 0.5, 1.0, "n", "s").note == ""  # as wide as may be
+    assert judge_ratio(interval(1.0, 1.0, 1.0, n=11), 0.5, 1.0, "n", "s").passed is True  # as few as may be
+    control = judge_control(interval(1.5, 1.5, 1.5), 0.5, "s")
+    assert (control.passed, control.value, control.note) == (True, 0.5, "")
+
+
+@pytest.mark.parametrize(
+    "ratio", [interval(0.0, 0.001, 0.01), interval(float("inf"), 1.0, 1.01), interval(1.0, 0.0, 1.01)]
+)
+def test_times_without_a_ratio_decide_nothing(ratio: Interval) -> None:
+    assert judge_ratio(ratio, 2.0, 1.0, "n", "s").note == "times that have no ratio"
+
+
+def test_a_budget_of_nothing_holds_no_time() -> None:
+    gate = judge_ratio(interval(1.0, 1.0, 1.0), 0.05, 0.0, "n", "s")
+    assert gate.passed is None and gate.note == "a budget of 0.0, which no time can be held to"
+
+
+def test_a_control_that_fails_says_why_and_one_that_passes_says_nothing() -> None:
+    assert judge_control(interval(0.9, 0.9, 0.9), 0.05, "s").note == (
+        "the same model differs from itself: this machine is too unsteady for a verdict"
+    )
+    assert judge_control(interval(1.0, 1.0, 1.0), 0.05, "s").note == ""
+
+
+def test_one_finding_alone_is_the_verdict() -> None:
+    assert settle_verdict("m", "cpu", [("ship", "a")]).answer == "ship"
+    assert settle_verdict("m", "cpu", [("ship", "a"), ("inconclusive", "b")]).answer == "inconclusive"
+
+
+def test_verdicts_join_to_the_worst() -> None:
+    assert join_verdicts([True, True]) is True
+    assert join_verdicts([True, None]) is None
+    assert join_verdicts([None, False, True]) is False
+    assert join_verdicts([]) is True
+
+
+def test_gains_and_losses_are_those_of_the_best_class_and_counted_apart() -> None:
+    before = [(0, 9), (0, 9), (0, 9), (9, 0), (0, 9)]
+    after = [(9, 0), (9, 0), (9, 8), (0, 9), (0, 9)]
+    found = compare_predictions(make_report(before, after, labels=[0] * 5), 1)
+    assert (found.gained, found.lost, found.changed) == (1, 3, 4)
+    found = compare_predictions(make_report(before, after, labels=[0] * 5), 1, k=2)
+    assert (found.gained, found.lost) == (0, 1)

@@ -421,7 +421,7 @@ def test_a_full_disk_at_the_end_leaves_nothing(
         (name("small"), {"preprocess": None}, UsageError, "--preprocess"),
         (name("small"), {"golden_data": None}, UsageError, "no golden data; give --golden-data"),
         (name("small"), {"input_shape": None}, UsageError, "no input shape; give --input-shape"),
-        (name("small"), {"input_shape": (3, 16, 32)}, UsageError, "square .* found input shape 3,16,32"),
+        (name("small"), {"input_shape": (3, 16, 9000)}, UsageError, "1 to 8192 pixels .* found input shape 3,16,9000"),
         (name("small"), {"input_shape": (4, 16, 16)}, UsageError, "1 or 3 channels"),
         (name("small"), {"input_shape": (3, 0, 0)}, UsageError, "found input shape 3,0,0"),
         (name("small"), {"exporter": "scribe"}, UsageError, "dynamo or torchscript"),
