@@ -227,3 +227,25 @@ def test_a_ratio_of_sums_has_the_error_of_its_residuals() -> None:
 def test_what_has_no_spread_to_measure_has_no_interval(above: list[float], below: list[float]) -> None:
     found = estimate_ratio_of_sums(above, below)
     assert (found.low, found.high) == (0.0, math.inf)
+
+
+def test_the_same_samples_have_the_same_interval_on_every_machine() -> None:
+    times = [1 + (index * 0.6180339887498949) % 1 for index in range(200)]
+    found = estimate_ratio([1.0] * 200, times)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (1.5009596893627588, 1.4680318253715012, 1.532889043741065), abs=1e-12
+    )
+    narrow = estimate_ratio([1.0] * 200, times, confidence=0.9)
+    assert (narrow.low, narrow.high) == pytest.approx((1.4721359549995796, 1.5247584249852935), abs=1e-12)
+
+
+def test_two_processes_are_several() -> None:
+    found = estimate_ratio([100] * 4, [110, 110, 121, 121], processes=[0, 0, 1, 1])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (1.1536897329871667, 0.6296758855815231, 2.113785886481558)
+    )
+
+
+def test_a_time_without_an_end_has_no_ratio() -> None:
+    assert math.isnan(estimate_ratio([1.0, math.inf], [1.0, 1.0]).value)
+    assert math.isnan(estimate_ratio([1.0, 1.0], [1.0, math.inf]).value)
