@@ -12,26 +12,24 @@ import msgspec
 
 from mbdeploy.artifact import Provenance, digest_file, read_tools, write_sidecar, writing
 from mbdeploy.errors import ModelError, StepError, UsageError
-from mbdeploy.isolate import Outcome, Progress, Verdict, ignore_progress, run_step
+from mbdeploy.isolate import Outcome, Progress, Verdict, demand_value, ignore_progress, run_step
 from mbdeploy.model_file import (
     QUANTIZED_OPSET,
     digest_model,
     dump_json,
-    load_whole,
     read_opset,
     read_signature,
-    save_model,
 )
 from mbdeploy.preflight import check_model, copying
 from mbdeploy.records import Rewrite, SimplifyRecord
 from mbdeploy.rewrites import list_rewrites
-from mbdeploy.rewrites.image import fix_image
 from mbdeploy.watch import Limits
 
 if TYPE_CHECKING:
     from mbdeploy.model_file import Signature
 
 _ONNXSIM_STEP = "mbdeploy.stages.simplify_steps:run_onnxsim"
+_SIZE_STEP = "mbdeploy.stages.simplify_steps:fix_size"
 _OPSET_STEP = "mbdeploy.stages.simplify_steps:raise_opset"
 _FINISH_STEP = "mbdeploy.stages.simplify_steps:finish_attempt"
 _ONNXSIM_LIMITS = Limits(wall_s=300.0)
@@ -111,10 +109,9 @@ def simplify(
         tempfile.TemporaryDirectory(prefix="mbdeploy-simplify-") as folder,
         copying(model, checked.companions) as source,
     ):
-        scratch = Path(folder)
+        scratch, limits = Path(folder), limits or _ONNXSIM_LIMITS
         if input_shape is not None:
-            source = _fix_image(source, signature, input_shape, scratch, model)
-            signature = msgspec.structs.replace(signature, shape=(signature.batch, *input_shape))
+            source = _fix_image(source, signature, input_shape, scratch, model, limits)
         request: dict[str, Any] = {
             "model": str(source),
             "golden": None if golden is None else str(golden),
@@ -123,19 +120,14 @@ def simplify(
         }
         starts, detail = [source], ""
         if 0 < read_opset(checked.model) < opset:
-            raised = scratch / "raised.onnx"
-            told = {"model": str(source), "opset": opset, "output": str(raised)}
-            outcome = run_step(_OPSET_STEP, told, limits=limits or _ONNXSIM_LIMITS)
-            if outcome.verdict is Verdict.OK:
-                starts.insert(0, raised)
-            else:
-                detail = f"opset {opset}: {outcome.verdict.value}, {outcome.detail}"
+            raised, detail = _raise_opset(source, opset, scratch, limits)
+            starts = [*raised, source]
         for index, (start, attempt) in enumerate(product(starts, ATTEMPTS)):
             if not _is_worth_trying(attempt, signature, failed):
                 continue
             on_progress(f"simplify: {attempt.name}", index, len(starts) * len(ATTEMPTS))
             request["start"] = str(start)
-            trial = _run_attempt(attempt, signature, request, limits or _ONNXSIM_LIMITS, scratch)
+            trial = _run_attempt(attempt, signature, request, limits, scratch)
             if trial.verdict == Verdict.OK:
                 break
             failed.append(trial)
@@ -184,12 +176,28 @@ def plan(
     )
 
 
-def _fix_image(source: Path, signature: Signature, shape: tuple[int, int, int], scratch: Path, where: Path) -> Path:
+def _fix_image(
+    source: Path, signature: Signature, shape: tuple[int, int, int], scratch: Path, where: Path, limits: Limits
+) -> Path:
     """A copy of the model that takes images of one size."""
-    whole = load_whole(source)
-    fix_image(whole, signature.input, shape, where)
-    save_model(whole, scratch / "fixed.onnx")
-    return scratch / "fixed.onnx"
+    path = scratch / "fixed.onnx"
+    told = {"model": str(source), "input": signature.input, "shape": shape, "where": str(where), "output": str(path)}
+    demand_value(
+        run_step(_SIZE_STEP, told, limits=limits),
+        where=where,
+        expected="a model that can be written anew, of 2 GiB at most",
+        todo="simplify it without --input-shape",
+    )
+    return path
+
+
+def _raise_opset(source: Path, opset: int, scratch: Path, limits: Limits) -> tuple[list[Path], str]:
+    """The model under a newer opset, or none and why."""
+    path = scratch / "raised.onnx"
+    outcome = run_step(_OPSET_STEP, {"model": str(source), "opset": opset, "output": str(path)}, limits=limits)
+    if outcome.verdict is Verdict.OK:
+        return [path], ""
+    return [], f"opset {opset}: {outcome.verdict.value}, {outcome.detail}"
 
 
 def _is_worth_trying(attempt: Attempt, signature: Signature, failed: list[_Trial]) -> bool:

@@ -29,6 +29,7 @@ from mbdeploy.model_file import (
 )
 from mbdeploy.rewrites import rewrite_model
 from mbdeploy.rewrites.batch import fix_batch, free_batch, merge_shapes
+from mbdeploy.rewrites.image import fix_image
 
 #: Largest accepted difference, times the largest magnitude of the output where that is above 1.
 _TOLERANCE = 1e-4
@@ -51,6 +52,18 @@ def run_onnxsim(request: dict[str, Any], on_progress: Progress) -> None:
             fix_batch(model, request["input"], job["batch"])
         simplified, _ = onnxsim.simplify(model)
         onnx.save(simplified, job["output"])
+
+
+def fix_size(request: dict[str, Any], on_progress: Progress) -> None:
+    """Give the image of ``model`` the size ``shape`` (C, H, W), into ``output``.
+
+    Raises:
+        UsageError: the file fixes another size.
+    """
+    model = load_whole(Path(request["model"]))
+    channels, height, width = request["shape"]
+    fix_image(model, request["input"], (channels, height, width), request["where"])
+    save_model(model, Path(request["output"]))
 
 
 def raise_opset(request: dict[str, Any], on_progress: Progress) -> None:
