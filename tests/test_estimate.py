@@ -249,3 +249,27 @@ def test_two_processes_are_several() -> None:
 def test_a_time_without_an_end_has_no_ratio() -> None:
     assert math.isnan(estimate_ratio([1.0, math.inf], [1.0, 1.0]).value)
     assert math.isnan(estimate_ratio([1.0, 1.0], [1.0, math.inf]).value)
+
+
+def test_percentiles_of_many_samples_are_the_ranks_they_name() -> None:
+    samples = list(range(1, 1001))
+    assert [estimate_percentile(samples, percentile) for percentile in (50, 90, 95, 99)] == [500, 900, 950, 990]
+
+
+def test_nothing_counted_has_no_share_and_every_bound() -> None:
+    nothing, changed = estimate_proportion(0, 0), estimate_paired_difference(0, 0, 0)
+    assert math.isnan(nothing.value) and math.isnan(changed.value)
+    assert (nothing.low, nothing.high, nothing.n, nothing.confidence) == (0.0, 1.0, 0, 0.95)
+    assert (changed.low, changed.high, changed.n, changed.confidence) == (-1.0, 1.0, 0, 0.95)
+
+
+def test_intervals_say_what_they_are_made_of() -> None:
+    changed, share = estimate_paired_difference(7, 3, 50), estimate_proportion(7, 50)
+    assert (changed.value, changed.low, changed.high) == pytest.approx((0.08, -0.05015339723534672, 0.21590534924903))
+    assert (changed.n, changed.confidence) == (50, 0.95)
+    assert (share.value, share.low, share.high) == pytest.approx((0.14, 0.06950833427016294, 0.26186193710585537))
+    assert (share.n, share.confidence) == (50, 0.95)
+    sums = estimate_ratio_of_sums([1, 2, 3, 5], [2, 2, 4, 4])
+    assert (sums.value, sums.low, sums.high) == pytest.approx((11 / 12, 0.49135540334666705, 1.3419779299866663))
+    assert (sums.n, sums.confidence) == (4, 0.99)
+    assert estimate_ratio_of_sums([1, 9], [5, 1]).low == 0.0
