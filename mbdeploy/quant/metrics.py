@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from mbdeploy.results import Check, Metrics
 
 _BLOCK_ELEMENTS = 1 << 20
+#: An attribute varies if its values span more than this share of the largest.
+_VARIES = 1e-3
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -20,8 +22,9 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     ``signal`` is Σ ref², ``noise`` Σ (ref − out)², ``energy`` Σ out², ``product`` Σ ref·out, all in
     float64. ``agree`` of ``voters`` class decisions are the same. ``ref_range`` and ``out_range`` are
-    (lowest, highest). ``ref_first`` and ``out_first`` are the outputs for the first image, and
-    ``ref_varies`` and ``out_varies`` whether any other image's differ from them.
+    (lowest, highest); ``ref_spans`` and ``out_spans`` the same for each attribute of detections, (2, attributes).
+    ``ref_first`` and ``out_first`` are the outputs for the first image, and ``ref_varies`` and ``out_varies`` whether
+    any other image's differ from them.
     """
 
     images: int
@@ -35,6 +38,8 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     voters: int
     ref_range: tuple[float, float]
     out_range: tuple[float, float]
+    ref_spans: NDArray[Any]
+    out_spans: NDArray[Any]
     ref_first: NDArray[Any]
     out_first: NDArray[Any]
     ref_varies: bool
@@ -51,9 +56,10 @@ def sum_outputs(reference: ArrayLike, output: ArrayLike) -> Sums:
     """The sums over a batch (n, …).
 
     Rules: 1. class decisions are taken along axis 1 of (n, classes), and for each pixel of (n, classes,
-    h, w); other shapes, and a single class, have none. 2. Arrays of unlike shapes, empty ones, and NaN or
-    infinity in either leave a ``fault`` and count nothing. 3. Blocks of images are summed one by one, so
-    that float64 copies stay small.
+    h, w); other shapes, and a single class, have none. 2. An array (n, a, b) holds detections: places, and at each its
+    attributes, such as box and scores, which are the shorter one of the two axes. 3. Arrays of unlike shapes, empty
+    ones, and NaN or infinity in either leave a ``fault`` and count nothing. 4. Blocks of images are summed one by one,
+    so that float64 copies stay small.
     """
     ref, out = np.asarray(reference), np.asarray(output)
     fault = _find_fault(ref, out)
@@ -82,6 +88,8 @@ def merge_sums(first: Sums, second: Sums) -> Sums:
         voters=first.voters + second.voters,
         ref_range=_merge_ranges(first.ref_range, second.ref_range),
         out_range=_merge_ranges(first.out_range, second.out_range),
+        ref_spans=_merge_spans(first.ref_spans, second.ref_spans),
+        out_spans=_merge_spans(first.out_spans, second.out_spans),
         ref_first=first.ref_first,
         out_first=first.out_first,
         ref_varies=first.ref_varies or second.ref_varies or not np.array_equal(first.ref_first, second.ref_first),
@@ -93,7 +101,9 @@ def finish_sums(sums: Sums, scale: float | None = None) -> Metrics:
     """The metrics that the sums give; NaN throughout, with the reason, where none may be believed.
 
     Rules: degenerate is 1. whatever left a fault; 2. a reference or an output that is one value
-    throughout (of more than one); 3. an output that is the same for every image where the reference is not.
+    throughout (of more than one); 3. an output that is the same for every image where the reference is not; 4. an
+    attribute of detections that is one value throughout where the reference's is not: beside boxes of hundreds of
+    pixels, scores that are all zero would be a small error.
     """
     reason = sums.fault
     if reason is None and not math.isfinite(sums.signal + sums.noise + sums.energy):
@@ -106,6 +116,9 @@ def finish_sums(sums: Sums, scale: float | None = None) -> Metrics:
                 reason = reason or f"constant {name}: every value is {low:g}"
         if sums.ref_varies and not sums.out_varies:
             reason = reason or f"constant output: the same for all {sums.images} images"
+        if lost := _count_lost(sums.ref_spans, sums.out_spans):
+            told = f"constant output: {lost} of {sums.ref_spans.shape[1]} attributes, which vary in the reference"
+            reason = reason or told
     if reason is not None:
         nan = math.nan
         return Metrics(
@@ -178,6 +191,8 @@ def _sum_block(ref: NDArray[Any], out: NDArray[Any]) -> Sums:
         voters=voters,
         ref_range=(float(a.min()), float(a.max())),
         out_range=(float(b.min()), float(b.max())),
+        ref_spans=_find_spans(ref),
+        out_spans=_find_spans(out),
         ref_first=np.array(ref[0]),
         out_first=np.array(out[0]),
         ref_varies=bool((ref != ref[:1]).any()),
@@ -206,6 +221,8 @@ def _empty_sums(fault: str) -> Sums:
         voters=0,
         ref_range=(math.nan, math.nan),
         out_range=(math.nan, math.nan),
+        ref_spans=nothing,
+        out_spans=nothing,
         ref_first=nothing,
         out_first=nothing,
         ref_varies=False,
@@ -216,6 +233,24 @@ def _empty_sums(fault: str) -> Sums:
 
 def _merge_ranges(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
     return min(first[0], second[0]), max(first[1], second[1])
+
+
+def _find_spans(array: NDArray[Any]) -> NDArray[np.float64]:
+    """The lowest and the highest value of each attribute: of none where these are no detections."""
+    if array.ndim != 3:
+        return np.zeros((2, 0))
+    others = (0, 2) if array.shape[1] <= array.shape[2] else (0, 1)
+    return np.stack([array.min(axis=others), array.max(axis=others)]).astype(np.float64)
+
+
+def _merge_spans(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    return np.stack([np.minimum(first[0], second[0]), np.maximum(first[1], second[1])])
+
+
+def _count_lost(reference: NDArray[Any], output: NDArray[Any]) -> int:
+    """How many attributes vary in the reference and not in the output."""
+    varies = reference[1] - reference[0] > _VARIES * np.abs(reference).max(axis=0)
+    return int(np.count_nonzero(varies & (output[0] == output[1])))
 
 
 def _ratio_db(signal: float, noise: float) -> float:

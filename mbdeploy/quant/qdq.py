@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mbdeploy.quant.gates import Gate, find_gates, fold_gates
+from mbdeploy.quant.heads import find_heads
 from mbdeploy.quant.keeping import add_followers
 from mbdeploy.quant.layers import Layer, find_layers, spread_scales
 from mbdeploy.quant.ranges import ActivationScale
@@ -24,6 +25,7 @@ QUANTIZED_OPERATORS = (
     "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Resize Pad"
 ).split()
 _ASKED_FOR = "kept in float, as asked"
+_HEAD = "kept in float: part of a head whose boxes and scores no scale of 8 bits suits both"
 _UNSCALED = "no int8 kernel, and no scale that makes it bytes: activations are signed, or their range is too wide"
 _REMOVABLE = ("Clip", "Relu")
 _SHARES_INPUT_SCALE = "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split MaxPool AveragePool Resize".split()
@@ -50,6 +52,8 @@ class Plan:
         for node in model.graph.node:
             if reason := _find_reason(node, weighted, constants):
                 self.excluded[node.name] = reason
+        for name in find_heads(model):
+            self.excluded.setdefault(name, _HEAD)
         self.layers = [layer for layer in self.layers if layer.node not in self.excluded]
         self.shares = _find_shared(model, self.excluded)
         self.tensors = _find_tensors(model, self.excluded, self.shares)

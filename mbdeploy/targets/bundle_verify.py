@@ -37,6 +37,7 @@ BAD_INPUT, UNAVAILABLE = 2, 3
 REFUSALS = {"unavailable": UNAVAILABLE, "outdated": UNAVAILABLE, "rejected": BAD_INPUT, "usage": BAD_INPUT}
 VERDICTS = {True: "pass", False: "FAIL", None: "inconclusive"}
 BLOCK_ELEMENTS = 1 << 20
+VARIES = 1e-3
 LIMIT_S = 3600
 NEVER_ROUNDING_DB = 3.0
 #: What golden.npz may hold in all, as mbdeploy's --max-memory has it by default, and its header at most.
@@ -114,6 +115,13 @@ def find_degenerate(ref: Array, out: Array, sums: dict[str, float]) -> str | Non
                 return f"constant {name}: every value is {float(array.flat[0]):g}"
         if (ref != ref[:1]).any() and not (out != out[:1]).any():
             return f"constant output: the same for all {len(ref)} images"
+        if ref.ndim == 3:  # detections: places, and their attributes, which are the shorter axis
+            axes = (0, 2) if ref.shape[1] <= ref.shape[2] else (0, 1)
+            low, high = (pick(axis=axes).astype(np.float64) for pick in (ref.min, ref.max))
+            varies = high - low > VARIES * np.maximum(abs(low), abs(high))
+            lost = np.count_nonzero(varies & (out.min(axis=axes) == out.max(axis=axes)))
+            if lost:
+                return f"constant output: {lost} of {len(low)} attributes, which vary in the reference"
     return None
 
 

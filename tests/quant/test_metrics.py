@@ -233,3 +233,43 @@ def assert_close(found: Metrics, expected: Metrics) -> None:
     for name in ("images", "elements", "max_abs", "sqnr_db", "cosine", "top1_agreement", "max_lsb"):
         value, wanted = getattr(found, name), getattr(expected, name)
         assert value == (wanted if wanted is None else pytest.approx(wanted, rel=1e-9, abs=1e-9, nan_ok=True))
+
+
+def make_detections(*, turned: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in pixels and two scores at fifty places of three images, and the same where INT8 rounds to pixels."""
+    draw = np.random.default_rng(0)
+    reference = np.concatenate([draw.uniform(0, 320, (3, 4, 50)), draw.uniform(0, 0.4, (3, 2, 50))], axis=1)
+    output = np.rint(reference)
+    pair = (reference.transpose(0, 2, 1), output.transpose(0, 2, 1)) if turned else (reference, output)
+    return pair[0].astype(np.float32), pair[1].astype(np.float32)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_scores_that_are_all_zero_beside_boxes_that_are_right_are_no_small_error(turned: bool) -> None:
+    reference, output = make_detections(turned=turned)
+    found = compare_outputs(reference, output)
+    assert found.degenerate == "constant output: 2 of 6 attributes, which vary in the reference"
+    assert math.isnan(found.sqnr_db)
+    assert compare_outputs(reference, reference + 1).degenerate is None
+    boxes = (slice(None), slice(None), slice(4)) if turned else (slice(None), slice(4))
+    assert compare_outputs(reference[boxes], output[boxes]).sqnr_db > 50
+    assert compare_outputs(reference[..., None], output[..., None]).degenerate is None  # a map, not detections
+
+
+def test_an_attribute_that_hardly_varies_may_be_constant() -> None:
+    reference, output = make_detections()
+    reference[:, 5], output[:, 4:] = 0.9999, [[0.1], [1.0]]
+    reference[0, 5, 0] = 1.0  # spans a ten-thousandth
+    reference[0, 4, 0] = output[0, 4, 0] = 0.5
+    assert compare_outputs(reference, output).degenerate is None
+    reference[0, 5, 0] = 0.99
+    assert compare_outputs(reference, output).degenerate is not None
+
+
+def test_an_attribute_counts_over_all_shards() -> None:
+    reference, output = make_detections()
+    output[:, 4:] = np.arange(3).reshape(3, 1, 1)
+    sums = [sum_outputs(reference[k : k + 1], output[k : k + 1]) for k in range(3)]
+    assert finish_sums(sums[0]).degenerate == "constant output: 2 of 6 attributes, which vary in the reference"
+    assert finish_sums(merge_sums(sums[0], sums[1])).degenerate is None
+    assert finish_sums(merge_sums(sums[1], sums[0])).degenerate is None

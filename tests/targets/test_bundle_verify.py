@@ -20,7 +20,7 @@ from mbdeploy.targets.job import Session
 from mbdeploy.targets.providers import PROVIDERS, compiles
 
 METRICS = ("images", "elements", "max_abs", "sqnr_db", "cosine", "top1_agreement", "max_lsb", "degenerate")
-SHAPES = st.sampled_from([(1, 3), (4, 5), (4, 1), (6, 2), (3, 4, 2, 2), (5,), (2, 3, 4), (0, 3)])
+SHAPES = st.sampled_from([(1, 3), (4, 5), (4, 1), (6, 2), (3, 4, 2, 2), (5,), (2, 3, 4), (3, 5, 2), (0, 3)])
 
 
 def make_pair(seed: int, shape: tuple[int, ...], noise: float, fault: str) -> tuple[np.ndarray, np.ndarray]:
@@ -37,6 +37,9 @@ def make_pair(seed: int, shape: tuple[int, ...], noise: float, fault: str) -> tu
         out = out[..., :-1]
     elif fault == "huge":
         out = out.astype(np.float64) * 1e200
+    elif fault == "lost" and ref.ndim == 3:
+        out[:, :1] = 0.5
+        out[:, :, -1:] = 0.5
     elif fault == "tiny":
         ref, out = ref.astype(np.float64) * 1e-200, out.astype(np.float64) * 1e-200
     return ref, out
@@ -47,7 +50,7 @@ def make_pair(seed: int, shape: tuple[int, ...], noise: float, fault: str) -> tu
     seed=st.integers(0, 1000),
     shape=SHAPES,
     noise=st.sampled_from([0.0, 1e-3, 0.5]),
-    fault=st.sampled_from(["", "", "", "nan", "constant", "same", "shape", "huge", "tiny"]),
+    fault=st.sampled_from(["", "", "", "nan", "constant", "same", "shape", "huge", "tiny", "lost"]),
     scale=st.sampled_from([None, 0.25]),
 )
 def test_metrics_are_those_of_the_package(
