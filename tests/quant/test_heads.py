@@ -74,15 +74,11 @@ def test_a_head_is_what_joins_unlike_things_behind_the_last_layers(body: str, he
 
 def test_scores_beside_boxes_in_pixels_are_as_good_as_alone(tmp_path) -> None:
     model = build(DETECTOR)
-    onnx.save(model, tmp_path / "float.onnx")
+    source, made = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    onnx.save(model, source)
     images = np.random.default_rng(1).normal(0, 1, (16, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "images.npz", inputs=images)
-    mbdeploy.quantize(
-        tmp_path / "float.onnx",
-        output=tmp_path / "int8.onnx",
-        calibration=str(tmp_path / "images.npz"),
-        recipe="portable",
-    )
+    mbdeploy.quantize(source, output=made, calibration=str(tmp_path / "images.npz"), recipe="portable")
     right, found = (onnxruntime.InferenceSession(path).run(None, {"image": images})[0] for path in (source, made))
     assert right[:, :2].max() > 300 and right[:, 2:].max() < 1
     assert np.abs(right[:, 2:] - found[:, 2:]).max() < 0.02
