@@ -139,6 +139,11 @@ def check_fusing(facts: Facts) -> tuple[str, list[Spot]]:
     return summary, sorted(spots, key=lambda spot: -(spot.time_share or 0))
 
 
+def check_crushed(facts: Facts) -> tuple[str, list[Spot]]:
+    spots = [spot for _, spot in sorted(grids.find_crushed(facts.reading.tensors), key=lambda pair: pair[0])]
+    return f"{len(spots)} tensors with too few levels where others join them", spots
+
+
 def check_loading(facts: Facts) -> tuple[str, list[Spot]]:
     return "ONNX Runtime's CPU provider does not load it", [Spot(node="", text=facts.refusal)] if facts.refusal else []
 

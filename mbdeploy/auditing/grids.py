@@ -12,6 +12,9 @@ from mbdeploy.auditing.products import Product
 from mbdeploy.auditing.report import Spot
 from mbdeploy.quant.pairsafe import Floats
 
+#: Fewer levels than this for a tensor's range is too few; as in ``inspect``'s MB202.
+_FEW_LEVELS = 8
+_PROBABILITIES = ("Sigmoid", "Softmax", "HardSigmoid")
 _INT32 = np.iinfo(np.int32)
 _TINY = float(np.finfo(np.float32).tiny)
 
@@ -57,6 +60,22 @@ def find_bad_zeros(tensors: Tensors) -> list[Spot]:
     return list(found.values())
 
 
+def find_crushed(tensors: Tensors) -> list[tuple[float, Spot]]:
+    """Inputs of a Concat that keep few levels at the scale of its result, each with the levels that it keeps.
+
+    An input has 256 levels at the scale that it comes with; a probability, which comes without, has those of 0..1.
+    """
+    found = []
+    for index, node in enumerate(tensors.nodes):
+        for name, own, joined in _list_joined(tensors, index):
+            if joined > 0 and np.isfinite([own, joined]).all() and 0 < own < joined:
+                levels = 256 * own / joined
+                if levels < _FEW_LEVELS:
+                    text = f"{name!r} keeps {max(1, round(levels))} of 256 levels at the scale of {node.output[0]!r}"
+                    found.append((levels, Spot(node=tensors.name(index), text=text)))
+    return found
+
+
 def find_uneven_zeros(products: Sequence[Product]) -> list[Spot]:
     """Weights whose channels have different zero points: integer kernels take one for all, or refuse."""
     return [
@@ -94,3 +113,28 @@ def _walk_scales(tensors: Tensors) -> Iterator[tuple[str, str, Floats]]:
         if values is not None and name not in seen and values.dtype.kind == "f":
             seen.add(name)
             yield tensors.name(index), name, values.astype(np.float64)
+
+
+def _list_joined(tensors: Tensors, index: int) -> Iterator[tuple[str, float, float]]:
+    """Of a node that joins tensors to one scale: each input that varies, its scale, and the result's."""
+    node = tensors.nodes[index]
+    if node.op_type == "QLinearConcat":
+        joined = _read_scale(tensors, tensors.operand(index, 0))
+        for slot in range(2, len(node.input) - 1, 3):
+            yield tensors.operand(index, slot), _read_scale(tensors, tensors.operand(index, slot + 1)), joined
+    elif node.op_type == "Concat" and node.output:
+        readers = [tensors.nodes[reader] for reader, _ in tensors.readers[node.output[0]]]
+        scales = [_read_scale(tensors, reader.input[1]) for reader in readers if reader.op_type == "QuantizeLinear"]
+        for name in node.input if scales and len(scales) == len(readers) else ():
+            maker = tensors.producers.get(name)
+            operator = "" if maker is None else tensors.nodes[maker].op_type
+            if maker is not None and operator == "DequantizeLinear":
+                yield name, _read_scale(tensors, tensors.operand(maker, 1)), min(scales)
+            elif operator in _PROBABILITIES:
+                yield name, 1 / 255, min(scales)
+
+
+def _read_scale(tensors: Tensors, name: str) -> float:
+    """One scale for a tensor; 0 where there is none, or one a channel."""
+    values = tensors.read(name) if name else None
+    return float(values.reshape(())) if values is not None and values.size == 1 else 0.0

@@ -101,6 +101,13 @@ RULES: dict[str, Rule] = {
         change="see the reason at each place",
         check=checks.check_unjudged,
     ),
+    "MB312": Rule(
+        title="joined at one scale",
+        severity="warning",
+        sentence="Tensors that a Concat joins with much larger ones, so that fewer than 8 levels are left to them.",
+        change="leave the Concat in float, as `mbdeploy quantize` does where a detector joins boxes and scores",
+        check=checks.check_crushed,
+    ),
 }
 
 

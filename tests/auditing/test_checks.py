@@ -189,6 +189,34 @@ def test_a_layer_that_was_never_quantized_is_listed(tmp_path: Path) -> None:
     assert ("head", "a layer in float: its weight is not quantized") in [(s.node, s.text) for s in finding.spots]
 
 
+@pytest.mark.parametrize(
+    ("joined", "operator", "kept"),
+    [
+        (1.6, "", "'y.dq' keeps 8 of 256 levels"),
+        (1.7, "", "'y.dq' keeps 8 of"),
+        (1.55, "", None),
+        (1.3, "Sigmoid", "1 of"),
+    ],
+)
+def test_a_part_that_keeps_few_levels_beside_a_larger_one_is_a_finding(
+    joined: float, operator: str, kept: str | None
+) -> None:
+    model = make_qdq(as_conv(CLEAN))  # its result has steps of 0.05
+    graph, part = model.graph, "y.dq"
+    next(node for node in graph.node if node.name == "y").output[0] = part
+    if operator:
+        graph.node.append(onnx.helper.make_node(operator, [part], ["probable"], "probable"))
+        part = "probable"
+    graph.initializer.append(numpy_helper.from_array(np.array(joined, np.float32), "scale of both"))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.uint8), "zero of both"))
+    graph.node.append(onnx.helper.make_node("Concat", ["x", part], ["both"], "join", axis=1))
+    graph.node.append(onnx.helper.make_node("QuantizeLinear", ["both", "scale of both", "zero of both"], ["both.q"]))
+    graph.node.append(onnx.helper.make_node("DequantizeLinear", ["both.q", "scale of both", "zero of both"], ["y"]))
+    spots = [(spot.node, spot.text) for finding in [look(model).get("MB312")] if finding for spot in finding.spots]
+    assert len(spots) == (kept is not None)
+    assert all(node == "join" and str(kept) in text for node, text in spots)
+
+
 def test_what_cannot_be_judged_is_a_finding() -> None:
     finding = look(make_qdq(scale=[0.1, 0.2]))["MB311"]
     assert finding.spots[0].text == "2 numbers in its weight scale for 4 output channels"
