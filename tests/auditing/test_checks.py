@@ -192,7 +192,7 @@ def test_a_layer_that_was_never_quantized_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("joined", "operator", "kept"),
     [
-        (1.6, "", "'y.dq' keeps 8 of 256 levels"),
+        (6.4, "", "'y.dq' keeps 2 of 256 levels"),
         (1.7, "", "'y.dq' keeps 8 of"),
         (1.55, "", None),
         (1.3, "Sigmoid", "1 of"),
