@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mbdeploy import estimate
 from mbdeploy.estimate import (
     _student_quantile,
     compute_mcnemar,
@@ -273,3 +274,20 @@ def test_intervals_say_what_they_are_made_of() -> None:
     assert (sums.value, sums.low, sums.high) == pytest.approx((11 / 12, 0.49135540334666705, 1.3419779299866663))
     assert (sums.n, sums.confidence) == (4, 0.99)
     assert estimate_ratio_of_sums([1, 9], [5, 1]).low == 0.0
+
+
+def test_pieces_of_any_size_draw_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [1 + (index * 0.6180339887498949) % 1 for index in range(200)]
+    whole = estimate_ratio([1.0] * 200, times)
+    monkeypatch.setattr(estimate, "_CHUNK_ELEMENTS", 200 * 300)  # seven pieces, the last one smaller
+    assert estimate_ratio([1.0] * 200, times) == whole
+
+
+def test_three_pairs_are_drawn_one_by_one() -> None:
+    # Of three draws out of (1, 2, 4) the median is 1 where two or three are 1: 7 of 27 times, and so is 4.
+    found = estimate_ratio([1.0] * 3, [1.0, 2.0, 4.0], confidence=0.5)
+    assert (found.value, found.low, found.high) == (2, 1, 4)
+
+
+def test_sums_below_one_have_a_ratio() -> None:
+    assert estimate_ratio_of_sums([0.1, 0.2], [0.2, 0.3]).value == pytest.approx(0.6)
