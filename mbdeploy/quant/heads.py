@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import onnx
+
+from mbdeploy.model_file import list_readers
 
 #: Operators with weights: what comes before one of them is the network's body.
 _LAYERS = frozenset("Conv ConvTranspose Gemm MatMul".split())
@@ -23,29 +25,27 @@ def find_heads(model: onnx.ModelProto) -> set[str]:
     it. Parts of a body that a Concat joins, at whatever place, are alike: convolutions have made them.
     """
     made = {name: node for node in model.graph.node for name in node.output}
+    readers = list_readers(model.graph)
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
-    behind = _find_tail(model)
+    tail = _find_tail(model, readers)
     found: set[str] = set()
     for node in reversed(model.graph.node):
-        if node.op_type == "Concat" and node.name in behind and _joins_unlike(node, made, constants):
-            found |= {node.name, *behind[node.name]}
-            found |= {other.name for other in _list_before(node, made) if other.name in behind}
+        if node.op_type == "Concat" and node.name in tail and _joins_unlike(node, made, constants):
+            behind = _walk([node], lambda one: [reader for name in one.output for reader in readers.get(name, [])])
+            before = _walk([node], lambda one: [made[name] for name in one.input if name in made])
+            found |= {one.name for one in behind} | {one.name for one in before if one.name in tail}
     return found
 
 
-def _find_tail(model: onnx.ModelProto) -> dict[str, set[str]]:
-    """The nodes that no layer follows, each with all the nodes that follow it."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    behind: dict[str, set[str]] = {}
+def _find_tail(model: onnx.ModelProto, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> set[str]:
+    """The nodes, by name, that no layer follows."""
+    tail: set[str] = set()
     for node in reversed(model.graph.node):  # in topological order, so that readers are known
-        following = [reader for name in node.output for reader in readers.get(name, [])]
-        if node.op_type not in _LAYERS and all(reader.name in behind for reader in following):
-            behind[node.name] = {name for reader in following for name in (reader.name, *behind[reader.name])}
-    return behind
+        following = (reader for name in node.output for reader in readers.get(name, []))
+        if node.op_type not in _LAYERS and all(reader.name in tail for reader in following):
+            tail.add(node.name)
+    return tail
 
 
 def _joins_unlike(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto], constants: set[str]) -> bool:
@@ -65,12 +65,15 @@ def _joins_unlike(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto], cons
     return False
 
 
-def _list_before(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """The nodes from the last layers on to this one."""
-    seen, names = set(), list(node.input)
-    while names:
-        maker = made.get(names.pop())
-        if maker is not None and maker.name not in seen and maker.op_type not in _LAYERS:
-            seen.add(maker.name)
-            names += maker.input
-            yield maker
+def _walk(
+    starts: Sequence[onnx.NodeProto], list_next: Callable[[onnx.NodeProto], Sequence[onnx.NodeProto]]
+) -> list[onnx.NodeProto]:
+    """These nodes and all that can be reached from them, without going through a layer; each once."""
+    found = {node.name: node for node in starts}
+    pending = list(starts)
+    while pending:
+        for node in list_next(pending.pop()):
+            if node.name not in found and node.op_type not in _LAYERS:
+                found[node.name] = node
+                pending.append(node)
+    return list(found.values())
