@@ -32,7 +32,7 @@ from mbdeploy.results import Check, decode_result, encode_result
 
 IMAGES = 8  # to calibrate with, and others to compare on
 FEW_IMAGES = {"vgg16": 3, "alexnet": 3, "conv_mobilenet": 4, "resnet50": 4}
-SQUARE = {"espnet": 256}  # the paper's 1024 x 512 is not square, and a card's input is
+SQUARE = {"espnet": 256}  # smaller than the paper's 1024 x 512, and square
 #: Feature maps of a net that is cut by StagedNet, as nearly all are, of one that splits channels, and two of their own.
 FEATURES = ("mobilenet_v3", "shufflenet_v2", "espnet", "espnetv2")
 FEATURES_SIZE = 96
