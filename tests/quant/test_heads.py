@@ -72,6 +72,7 @@ def test_a_head_is_what_joins_unlike_things_behind_the_last_layers(body: str, he
     assert find_heads(build(body)) == head
 
 
+@pytest.mark.slow
 def test_scores_beside_boxes_in_pixels_are_as_good_as_alone(tmp_path) -> None:
     model = build(DETECTOR)
     source, made = tmp_path / "float.onnx", tmp_path / "int8.onnx"

@@ -267,6 +267,7 @@ def test_an_image_that_is_open_gets_a_size_and_what_follows_from_it_is_folded(ba
     assert plan(model, input_shape=(3, 12, 20)).key != plan(model).key
 
 
+@pytest.mark.slow
 def test_a_size_that_the_file_fixes_otherwise_is_refused(tmp_path: Path) -> None:
     model = write_open_model(tmp_path / "m.onnx", axes=("N", 3, 8, "W"))
     with pytest.raises(UsageError, match=r"an image of \[3, 8, '\?'\], as the file has it, found \[3, 9, 8\]"):
