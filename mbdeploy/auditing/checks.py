@@ -14,8 +14,6 @@ from mbdeploy.auditing.fusing import Fused, explain_float
 from mbdeploy.auditing.products import Reading
 from mbdeploy.auditing.report import Spot
 
-#: Fewer levels than this for a channel's largest weight is too few; as in ``inspect``'s MB202.
-_FEW_LEVELS = 8
 _BIAS_SCALE_ERROR = 1e-3
 
 
@@ -109,10 +107,10 @@ def check_spread(facts: Facts) -> tuple[str, list[Spot]]:
         view = product.view.astype(np.int64) - product.spread(product.zeros)
         largest = np.abs(view).max(axis=(1, 2))
         alive = largest[largest > 0]
-        few = int((alive < _FEW_LEVELS).sum()) + int(largest.size - alive.size)
+        few = int((alive < grids.FEW_LEVELS).sum()) + int(largest.size - alive.size)
         if few:
             spread = float(alive.max() / alive.min()) if alive.size else 0.0
-            text = f"one scale for {largest.size} channels, {few} of them with fewer than {_FEW_LEVELS} levels"
+            text = f"one scale for {largest.size} channels, {few} of them with fewer than {grids.FEW_LEVELS} levels"
             found.append((spread, Spot(node=product.layer.node, text=f"{text}; ranges spread {spread:.3g} x")))
     return f"{len(found)} of {len(layers)} depthwise layers lost channels to one scale per tensor", _worst_first(found)
 

@@ -12,8 +12,8 @@ from mbdeploy.auditing.products import Product
 from mbdeploy.auditing.report import Spot
 from mbdeploy.quant.pairsafe import Floats
 
-#: Fewer levels than this for a tensor's range is too few; as in ``inspect``'s MB202.
-_FEW_LEVELS = 8
+#: Fewer levels than this, for a tensor's range or a channel's largest weight, are too few; as in ``inspect``'s MB202.
+FEW_LEVELS = 8
 _PROBABILITIES = ("Sigmoid", "Softmax", "HardSigmoid")
 _INT32 = np.iinfo(np.int32)
 _TINY = float(np.finfo(np.float32).tiny)
@@ -70,7 +70,7 @@ def find_crushed(tensors: Tensors) -> list[tuple[float, Spot]]:
         for name, own, joined in _list_joined(tensors, index):
             if joined > 0 and np.isfinite([own, joined]).all() and 0 < own < joined:
                 levels = 256 * own / joined
-                if levels < _FEW_LEVELS:
+                if levels < FEW_LEVELS:
                     text = f"{name!r} keeps {max(1, round(levels))} of 256 levels at the scale of {node.output[0]!r}"
                     found.append((levels, Spot(node=tensors.name(index), text=text)))
     return found

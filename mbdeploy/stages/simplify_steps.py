@@ -90,7 +90,7 @@ def finish_attempt(request: dict[str, Any], on_progress: Progress) -> dict[str, 
     source = load_whole(Path(request["model"]))
     inputs = _make_inputs(read_signature(source), request["golden"])
     expected = _run_source(request["model"], inputs)
-    start = load_whole(Path(request["start"]))
+    start = source if request["start"] == request["model"] else load_whole(Path(request["start"]))
     result, rewrites = _rewrite(start, request["candidates"], request["rewrites"])
     result.ir_version, result.producer_name = start.ir_version, source.producer_name
     del result.metadata_props[:]  # onnxsim leaves its own
