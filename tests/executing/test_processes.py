@@ -15,6 +15,8 @@ from mbdeploy.errors import DataError, StepError, UsageError
 from mbdeploy.executing import Store, Work, open_executor, submit
 from mbdeploy.executing.processes import LocalExecutor
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 Make = Callable[..., list[Work]]
 
 
@@ -50,7 +52,6 @@ def test_a_lost_run_is_resumed_and_an_item_that_is_there_twice_is_done_once(
     assert sorted(n for n, _ in read_calls(tmp_path)) == [0, 1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_nothing_counts_twice(make_works: Make, store: Store, tmp_path: Path) -> None:
     found = list(submit(make_works("die_once", 5), LocalExecutor(2), store))
     assert [done.value["square"] for done in found] == [0, 1, 4, 9, 16]
@@ -97,7 +98,6 @@ def test_exclusive_items_come_after_all_others_one_at_a_time(make_works: Make, t
     assert len({pid for n, pid in calls if n >= 2}) == 1
 
 
-@pytest.mark.slow
 def test_two_items_are_never_at_one_board_and_two_boards_are_used_at_once(make_works: Make, tmp_path: Path) -> None:
     works = [
         msgspec.structs.replace(work, device=f"dev_{n % 2}", exclusive=n > 3)

@@ -141,7 +141,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "run_step", run_here)
 
 
-@pytest.fixture(scope="module", params=["dynamo", "torchscript"])
+@pytest.fixture(scope="module", params=[pytest.param("dynamo", marks=pytest.mark.slow), "torchscript"])
 def exported(request: pytest.FixtureRequest, options: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network, exported once in each way, in this process."""
     path = tmp_path_factory.mktemp(request.param) / "fp32.onnx"

@@ -29,6 +29,8 @@ from mbdeploy.stages.inspect_text import lay_out
 from mbdeploy.stages.tables import Table
 from mbdeploy.watch import Limits
 
+pytestmark = pytest.mark.slow  # nearly all start a native step
+
 HOSTILE = '<script>alert("1")</script>\x1b[2J\u202e&amp;'
 PEAKS = {"gmacs_fp32": 50.0, "gmacs_int8": 200.0, "gbytes": [[32768, 40.0], [134217728, 8.0]]}
 HOST = {
@@ -128,7 +130,6 @@ def test_the_page_asks_for_nothing_and_runs_nothing(report: InspectReport) -> No
     assert "prefers-color-scheme: dark" in page and "@media print" in page
 
 
-@pytest.mark.slow
 def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "hostile.onnx"
     model = build_deep(2, HOSTILE)
@@ -144,7 +145,6 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
         assert "\x1b" not in text and "\u202e" not in text, format_
 
 
-@pytest.mark.slow
 def test_the_page_of_a_deep_network_stays_below_500_kb(tmp_path: Path) -> None:
     path = tmp_path / "deep.onnx"
     path.write_bytes(build_deep(2000, "a/name/as/exporters/write/them/").SerializeToString())
@@ -250,7 +250,6 @@ def test_a_large_file_is_walked_and_gives_the_same_report(
     assert inspect_job.inspect_file(request, lambda *_: None) == whole
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"", "empty"), (b"version https://git-lfs.github.com/spec/v1", "LFS"), (b"\xff" * 100, "do not parse")],
@@ -277,7 +276,6 @@ def test_a_sweep_needs_a_card(conv_model_file: Path) -> None:
         inspect(conv_model_file, sweep=True)
 
 
-@pytest.mark.slow
 def test_the_command_writes_what_it_was_asked_for(conv_model_file: Path, tmp_path: Path) -> None:
     shown = run("inspect", str(conv_model_file), "--format", "json", "--ignore", "MB203", "--as-standard-conv")
     assert shown.exit_code == 0, shown.stderr
@@ -290,7 +288,6 @@ def test_the_command_writes_what_it_was_asked_for(conv_model_file: Path, tmp_pat
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["--ignore", "MB999"], ["--input-shape", "3,x,4"], ["--format", "pdf"], ["--sweep"]]
 )
@@ -310,7 +307,6 @@ def test_measured_peaks_are_finite_and_fall_with_the_working_set(monkeypatch: py
     assert all(0 < speed < 1e5 for _, speed in found["gbytes"])
 
 
-@pytest.mark.slow
 def test_the_roofline_of_this_machine_bounds_every_layer(conv_model_file: Path) -> None:
     roofline = inspect(conv_model_file, measure=True).roofline
     assert roofline is not None

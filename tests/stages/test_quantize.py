@@ -44,6 +44,13 @@ def save_graph(path, nodes, weights, *, shape, classes_shape, opset=17):
     return path
 
 
+@pytest.fixture(autouse=True)
+def where_steps_run(request):
+    """Slow tests quantize in a child, as users do, and the quick ones in this process."""
+    if request.node.get_closest_marker("slow") is None:
+        request.getfixturevalue("without_children")
+
+
 @pytest.fixture
 def images():
     return np.random.default_rng(7).normal(0, 1, (6, 3, 16, 16)).astype(np.float32)

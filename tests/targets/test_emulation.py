@@ -16,6 +16,8 @@ from mbdeploy.targets.emulation import build_prefix, debian, emulator, find_pref
 from mbdeploy.targets.emulation.cpus import Guest, describe_cpu
 from mbdeploy.targets.emulation.prefix import compose_command, find_view, read_manifest
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 A53 = Guest(machine="aarch64", python="3.11.2", libc="2.36", hwcap=0x8FB, hwcap2=0, midr=0x410FD034)
 
 
@@ -126,7 +128,6 @@ def test_a_cpu_that_is_missing_is_added_alone(stand_in_system: Path) -> None:
     assert {call[0] for call in read_calls(stand_in_system)} == {"qemu-aarch64"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "word", "says"),
     [

@@ -22,7 +22,7 @@ from mbdeploy.targets import Job, Session, open_target, parse_provider
 from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
 
-pytestmark = pytest.mark.ssh
+pytestmark = [pytest.mark.ssh, pytest.mark.slow]
 
 Board = Any  # conftest.py's
 
@@ -45,7 +45,6 @@ def refuse(target: BoardTarget, job: Job) -> MbdeployError:
     return caught.value
 
 
-@pytest.mark.slow
 def test_times_from_a_board_come_with_its_temperature_and_frequency(endless: Job, board: Board) -> None:
     job = msgspec.structs.replace(endless, min_duration_s=0.0, min_rounds=4)
     ran = board.open().run(job).sessions[0]
@@ -53,7 +52,6 @@ def test_times_from_a_board_come_with_its_temperature_and_frequency(endless: Job
     assert set(ran.settings["board"]) == {"before", "after", "cooled_s"}
 
 
-@pytest.mark.slow
 def test_no_shell_reads_the_name_of_a_model_or_of_its_weights(job: Job, board: Board, tmp_path: Path) -> None:
     name = "$(touch evil)`touch evil`'; touch evil; \".bin\n"
     (tmp_path / "a;touch evil").mkdir()
@@ -74,7 +72,6 @@ def test_a_changed_host_key_is_refused(job: Job, board: Board) -> None:
     assert f"ssh-keygen -R '[127.0.0.1]:{board.port}'" in error.todo
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("checking", ["ask", "no"])
 def test_an_unknown_host_key_is_refused_unless_the_user_accepts_new_ones(job: Job, board: Board, checking: str) -> None:
     board.write_config(f"StrictHostKeyChecking {checking}")
@@ -205,7 +202,6 @@ def relay(board: Board) -> Iterator[Relay]:
     made.close()
 
 
-@pytest.mark.slow
 def test_a_connection_that_stalls_is_left_from_both_ends(endless: Job, board: Board, relay: Relay) -> None:
     def stall(what: str, done: int, total: int) -> None:
         if what == "measuring":
@@ -240,14 +236,12 @@ def test_an_interrupted_run_leaves_nothing_there(endless: Job, board: Board) -> 
     assert (board.list_processes(), board.list_folders()) == ([], [])
 
 
-@pytest.mark.slow
 def test_an_agent_that_hangs_there_is_stopped_there(endless: Job, board: Board) -> None:
     with pytest.raises(StepError, match="TIMEOUT while"):
         board.open().run(msgspec.structs.replace(endless, wall_s=0.5))
     assert board.list_folders() == []
 
 
-@pytest.mark.slow
 def test_who_measures_waits_for_who_measures(endless: Job, board: Board) -> None:
     short = msgspec.structs.replace(endless, min_duration_s=0.0, min_rounds=4)
     waited: list[str] = []

@@ -16,6 +16,8 @@ from mbdeploy.quant.metrics import compare_outputs
 from mbdeploy.tracing.faults import holds_bound, is_degenerate, measure_fault
 from mbdeploy.tracing.script import Judgement, write_script
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 CPU = "CPUExecutionProvider"
 SHOWN, NOT_SHOWN, UNAVAILABLE, UNKNOWN = 10, 0, 3, 4
 IMAGES = np.array([[1, 2, -3], [2, -1, 1], [-1, 5, 2]], np.float32)
