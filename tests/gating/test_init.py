@@ -118,6 +118,14 @@ def test_budgets_in_one_line_are_refused_and_not_broken(tmp_path: Path) -> None:
         check_text(replace_lines(text, budgets), budgets, tmp_path / "tiny.toml", tmp_path)
 
 
+def test_one_budget_that_does_not_arrive_is_enough_to_refuse(tmp_path: Path) -> None:
+    prose = 'summary = """as in\n[budgets]\nint8_sqnr_db = 1.0\n"""'
+    text = TEXT.replace('summary = "s"', prose).replace("int8_sqnr_db = 1.0  # by hand\n", "")
+    budgets = derive_budgets([measure()])
+    with pytest.raises(CardError, match="one a line"):
+        check_text(replace_lines(text, budgets), budgets, tmp_path / "tiny.toml", tmp_path)
+
+
 def test_a_card_that_is_written_is_read_again_as_it_was(tmp_path: Path) -> None:
     card = ModelCard(
         name="odd-name",
