@@ -14,14 +14,15 @@ class Rewrite(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExportRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What an export did; ``max_abs`` is torch against ONNX Runtime over ``images`` golden images."""
+    """What an export did; ``max_abs`` is torch against ONNX Runtime over ``images`` golden images. ``trained`` is None
+    where no card says where the weights come from."""
 
     exporter: str
     opset: int
     images: int
     max_abs: float
     torch_export_s: float
-    trained: bool
+    trained: bool | None
     golden_sha256: str
 
 

@@ -34,7 +34,12 @@ from mbdeploy.results import SCHEMA_VERSION
     show_default="0.05",
     help="How much slower than the baseline still passes.",
 )
-@click.option("--inputs", metavar="DATA", help="Images: golden.npz or any data.  [default: the golden.npz beside]")
+@click.option(
+    "--inputs",
+    type=options.DATA,
+    metavar="DATA",
+    help="Images: golden.npz or any data.  [default: the golden.npz beside]",
+)
 @options.preprocess
 @options.seed
 @click.option(

@@ -16,7 +16,13 @@ from mbdeploy.cli.screen import Screen
 @click.argument("models", metavar="MODEL.onnx...|CARD", nargs=-1, required=True)
 @options.result_file
 @click.option("--against", type=Path, metavar="FILE", help="The model to compare with, usually the FP32 one.")
-@click.option("--data", metavar="DATA", required=True, help="Labelled images: a folder a class, CSV, .tar, .parquet.")
+@click.option(
+    "--data",
+    type=options.DATA,
+    metavar="DATA",
+    required=True,
+    help="Labelled images: a folder a class, CSV, .tar, .parquet.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000_000), help="Use so many of them.  [default: all]")
 @click.option(
     "--background/--no-background",

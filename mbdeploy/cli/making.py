@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mbdeploy.cli.options import provider, read_counts, take_options
+from mbdeploy.cli.options import DATA, provider, read_counts, take_options
 
 
 def _read_shape(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -53,7 +53,7 @@ open_shape = click.option(
     help="Fix the size of the image, such as 3,320,320, where the file leaves it open.",
 )
 golden = take_options(
-    click.option("--golden-data", metavar="DATA", help="Images of golden.npz.  [default: the card's]"),
+    click.option("--golden-data", type=DATA, metavar="DATA", help="Images of golden.npz.  [default: the card's]"),
     click.option(
         "--num-golden-samples",
         type=click.IntRange(1, 100_000),
@@ -71,6 +71,7 @@ own_method = click.option(
 calibrating = take_options(
     click.option(
         "--calibration",
+        type=DATA,
         metavar="DATA",
         help="Images: a folder, a manifest's name or file, a CSV, or an .npz of inputs.",
     ),
@@ -117,6 +118,7 @@ goals = take_options(
     ),
     click.option(
         "--search-data",
+        type=DATA,
         metavar="DATA",
         help="Images to judge by; labelled ones for --max-drop.  [default: the calibration's, but for those used]",
     ),

@@ -179,6 +179,23 @@ cool_down = click.option(
 )
 
 
+class _Data(click.ParamType[str]):
+    """A word for images; one that means two things is refused, since the wrong images would still give numbers."""
+
+    name = "data"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from mbdeploy.data import is_manifest
+
+        if is_manifest(value) and Path(value).exists():
+            here, rest = f"./{value} is here", f"the images named {value} come with mbdeploy"
+            self.fail(f"{here}, and {rest}; write ./{value} for the first, go to another folder for the second")
+        return str(value)
+
+
+DATA = _Data()
+
+
 class _Size(click.ParamType[int]):
     """A number of bytes, with a unit or without: 500MB, 2GiB, 1000000."""
 

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from mbdeploy.errors import ModelError
 
+INPUT_NAME = "image"
+#: Where an output lies in what a forward method returns: keys and places, from the outside in.
+_Path = tuple[Any, ...]
+
 _SHOWN_NAMES = 4
+_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _RAISED_BY = re.compile(
     r"The following call raised this error:\s*(?:.*\n)*?\s*File \"([^\"]+)\", line (\d+), in \w+\n\s*(.+)"
 )
@@ -74,10 +79,12 @@ def check_weights(network: nn.Module, where: str) -> None:
         )
 
 
-def run_network(network: nn.Module, images: Tensor, where: str) -> list[Tensor]:
-    """All outputs of one batch, tuples and dicts taken apart in their order: float32, first axis the batch.
+def run_network(network: nn.Module, images: Tensor, where: str) -> dict[str, Tensor]:
+    """All outputs of one batch by name, tuples and dicts taken apart in their order: float32, first axis the batch.
 
-    It runs on one thread, so that the result does not depend on the number of cores.
+    Rules: 1. an output in a dict or a named tuple is called by its key there, one in a list within it by key and place
+    (``boxes_1``). 2. Others, and all where a key is no identifier or a name is the input's or another's, are
+    ``output_0`` and so on. 3. It runs on one thread, so that the result does not depend on the number of cores.
 
     Raises:
         ModelError: the network fails, or returns something else.
@@ -86,7 +93,7 @@ def run_network(network: nn.Module, images: Tensor, where: str) -> list[Tensor]:
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
-            outputs = list(_flatten(network(images)))
+            found = dict(_flatten(network(images), ()))
     except Exception as error:  # whatever a user's network raises
         raise ModelError(
             where=where,
@@ -96,13 +103,16 @@ def run_network(network: nn.Module, images: Tensor, where: str) -> list[Tensor]:
         ) from error
     finally:
         torch.set_num_threads(threads)
-    for index, output in enumerate(outputs):
+    if not found:
+        raise ModelError(where=where, expected="at least one output", found="none", todo="return one from forward")
+    outputs = dict(zip(_name_outputs(list(found)), found.values(), strict=True))
+    for index, output in enumerate(outputs.values()):
         if not isinstance(output, Tensor) or output.dtype != torch.float32:
-            found = output.dtype if isinstance(output, Tensor) else type(output).__name__
+            kind = output.dtype if isinstance(output, Tensor) else type(output).__name__
             raise ModelError(
                 where=where,
                 expected="outputs that are float32 tensors",
-                found=f"{str(found).removeprefix('torch.')} as output {index}",
+                found=f"{str(kind).removeprefix('torch.')} as output {index}",
                 todo="return the logits themselves, without argmax, from the forward method",
             )
         if output.ndim < 1 or len(output) != len(images):
@@ -127,14 +137,25 @@ def condense_error(error: BaseException) -> str:
     return first[:300].rstrip(". ") + place
 
 
-def _flatten(output: Any) -> Iterable[Any]:
+def _flatten(output: Any, path: _Path) -> Iterable[tuple[_Path, Any]]:
+    if isinstance(output, tuple) and (fields := getattr(output, "_fields", None)):  # a named tuple
+        output = dict(zip(fields, output, strict=True))
     if isinstance(output, Mapping):
-        output = tuple(output.values())
-    if isinstance(output, (list, tuple)):
-        for part in output:
-            yield from _flatten(part)
+        for key, part in output.items():
+            yield from _flatten(part, (*path, key))
+    elif isinstance(output, (list, tuple)):
+        for index, part in enumerate(output):
+            yield from _flatten(part, (*path, index))
     else:
-        yield output
+        yield path, output
+
+
+def _name_outputs(paths: list[_Path]) -> list[str]:
+    names = ["_".join(map(str, path)) for path in paths]
+    said = all(path and isinstance(path[0], str) for path in paths) and all(map(_NAME.fullmatch, names))
+    if said and len({INPUT_NAME, *names}) == len(names) + 1:
+        return names
+    return [f"output_{index}" for index in range(len(paths))]
 
 
 def _list_names(names: list[str]) -> str:

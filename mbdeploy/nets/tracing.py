@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mbdeploy.errors import ModelError, UsageError
-from mbdeploy.nets.running import condense_error
+from mbdeploy.nets.running import INPUT_NAME, condense_error
 
-INPUT_NAME = "image"
 BATCH_AXIS = "batch"
 TRACED_BATCH = 3  # neither 1, which torch treats as special, nor a size at which the result is compared
 

@@ -45,9 +45,10 @@ def export_network(request: dict[str, Any], on_progress: Progress) -> dict[str, 
 
         network, traced = _load_network(job)
         running.check_weights(network, job.where)
-        outputs = _run_torch(network, images, job, on_progress)
+        results = _run_torch(network, images, job, on_progress)
+        outputs = tuple(results.values())
         task = job.described.task if job.described else TASKS.get(outputs[0].ndim, "")
-        golden = Golden(input=images, outputs=outputs, output_names=_name_outputs(task, outputs), names=names)
+        golden = Golden(input=images, outputs=outputs, output_names=_name_outputs(task, list(results)), names=names)
         on_progress("tracing", 0, 0)
         model, seconds = tracing.trace_network(
             traced,
@@ -117,7 +118,7 @@ def _load_network(job: Job) -> tuple[Any, Any]:
 
 def _run_torch(
     network: Any, images: NDArray[np.float32], job: Job, on_progress: Progress
-) -> tuple[NDArray[np.float32], ...]:
+) -> dict[str, NDArray[np.float32]]:
     import torch
 
     from mbdeploy.nets import running
@@ -125,10 +126,10 @@ def _run_torch(
     parts = []
     for start in range(0, len(images), _BATCH):
         batch = torch.from_numpy(images[start : start + _BATCH])
-        parts.append([output.numpy() for output in running.run_network(network, batch, job.where)])
+        parts.append({name: one.numpy() for name, one in running.run_network(network, batch, job.where).items()})
         on_progress("running torch", min(start + _BATCH, len(images)), len(images))
-    outputs = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-    for index, output in enumerate(outputs):
+    outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    for index, output in enumerate(outputs.values()):
         if reason := find_degenerate(output, images):
             raise ModelError(
                 where=job.where,
@@ -139,15 +140,13 @@ def _run_torch(
     return outputs
 
 
-def _name_outputs(task: str, outputs: tuple[NDArray[np.float32], ...]) -> tuple[str, ...]:
-    if task == "classify" and len(outputs) == 1:
-        return ("logits",)
-    return tuple(f"output_{index}" for index in range(len(outputs)))
+def _name_outputs(task: str, names: list[str]) -> tuple[str, ...]:
+    return ("logits",) if task == "classify" and names == ["output_0"] else tuple(names)
 
 
-def _is_trained(job: Job) -> bool:
-    """False if the weights are known to come from a seed; without a card nothing is known against them."""
-    return job.described is None or job.described.weights.trained
+def _is_trained(job: Job) -> bool | None:
+    """What the card says of the weights; None without a card."""
+    return job.described.weights.trained if job.described else None
 
 
 def write_identity(model: onnx.ModelProto, job: Job, provenance: Provenance, task: str) -> None:
@@ -161,6 +160,6 @@ def write_identity(model: onnx.ModelProto, job: Job, provenance: Provenance, tas
             "mbdeploy.provenance": model_file.dump_json(provenance),
             "mbdeploy.stage": "fp32",
             "mbdeploy.task": task,
-            "mbdeploy.trained": str(_is_trained(job)).lower(),
+            "mbdeploy.trained": {True: "true", False: "false", None: "unknown"}[_is_trained(job)],
         },
     )

@@ -15,6 +15,7 @@ from mbdeploy.records import (
 )
 from mbdeploy.stages.tables import Table, format_bytes
 
+_WEIGHTS = {True: "trained", False: "seeded, not trained", None: "as they came; no card says whether trained"}
 _MOST_ROWS = 6
 _MOST_SCALES = 5
 
@@ -24,7 +25,7 @@ def tabulate_export(record: ExportRecord) -> list[Table]:
     rows = (
         ("exporter", f"{record.exporter}, opset {record.opset}"),
         ("max |torch - ONNX Runtime|", f"{record.max_abs:.2g} over {record.images} images"),
-        ("weights", "trained" if record.trained else "seeded, not trained"),
+        ("weights", _WEIGHTS[record.trained]),
     )
     return [Table(title="Export", columns=("", ""), rows=rows, left=(0, 1))]
 

@@ -21,14 +21,14 @@ from mbdeploy.cli import EXIT_INTERRUPTED, EXIT_TERMINATED
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARITY = "verify float.onnx --reference float.onnx --data photos --preprocess unit -o OUT.json"
+PARITY = "verify float.onnx --reference float.onnx --data ./photos --preprocess unit -o OUT.json"
 #: Command -> its words, and how many processes it has started when it is interrupted. OUT is a file or folder to write.
 COMMANDS = {
     "evaluate": ("evaluate float.onnx --data classes --preprocess unit -o OUT.json", 1),
     "evaluate --workers": ("evaluate float.onnx --data classes --preprocess unit --workers 2 -o OUT.json", 3),
-    "calibrate": ("calibrate float.onnx --calibration photos --preprocess unit --shards 3 -o OUT", 2),
+    "calibrate": ("calibrate float.onnx --calibration ./photos --preprocess unit --shards 3 -o OUT", 2),
     "audit": ("audit int8.onnx --repair --against chain.onnx -o OUT.onnx", 1),
-    "quantize": ("quantize float.onnx --calibration photos --preprocess unit --min-sqnr 30 -o OUT.onnx", 3),
+    "quantize": ("quantize float.onnx --calibration ./photos --preprocess unit --min-sqnr 30 -o OUT.onnx", 3),
     "verify": (f"{PARITY} --provider cpu --provider openvino", 2),
     "verify --matrix": (f"{PARITY} --matrix", 2),
     "sweep": ("sweep tiny.toml --recipe portable --min-duration 0.1 -o OUT --store STORE", 3),

@@ -13,7 +13,7 @@ from mbdeploy.cli import COMMANDS
 from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_INCONCLUSIVE, EXIT_OK
 
 FILES = ("out/fp32.onnx", "out/simplified.onnx", "out/int8.onnx")
-QUANTIZING = ("--calibration", "photos", "--num-calibration-samples", "3")
+QUANTIZING = ("--calibration", "./photos", "--num-calibration-samples", "3")
 #: One call of every command, in an order in which each finds what it reads.
 CALLS = {
     "list": (),

@@ -87,7 +87,7 @@ def test_a_limit_ends_with_its_command(conv_model_file: Path) -> None:
     [
         ("run", []),
         ("demo", []),
-        ("calibrate", ["--calibration", "photos", "--preprocess", "imagenet"]),
+        ("calibrate", ["--calibration", "./photos", "--preprocess", "imagenet"]),
         pytest.param("init", ["--update-budgets"], marks=pytest.mark.slow),
         pytest.param("sweep", ["--recipe", "portable", "--store", "kept"], marks=pytest.mark.slow),
     ],

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from mbdeploy.cli import program
 from mbdeploy.cli.demo import command as demo_command
 from mbdeploy.cli.options import keep_given
 from mbdeploy.cli.screen import Screen
+from mbdeploy.errors import EXIT_BAD_INPUT
 
 #: Command -> the public function it calls, and the function's parameters that a command line cannot give.
 CALLS = {
@@ -170,3 +173,18 @@ def test_a_wrong_option_is_refused_by_name(args: list[str], message: str) -> Non
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("quantize", "--calibration"), ("bench", "--inputs"), ("evaluate", "--data"), ("export", "--golden-data")],
+)
+def test_a_word_that_is_a_manifest_and_a_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, option: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(program, [command, "x.onnx", option, "photos"])
+    assert result.exit_code == EXIT_BAD_INPUT
+    assert "write ./photos for the first" in result.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "photos"]

@@ -158,7 +158,7 @@ def list_missing(saved: Saved) -> list[tuple[str, str]]:
         ("parity", saved.parity is None, verify, PARITY),
         (
             "accuracy on labelled images",
-            saved.evaluation is None and not (saved.export and not saved.export.trained),
+            saved.evaluation is None and not (saved.export and saved.export.trained is False),
             Call(command="evaluate", arguments=models, options={"data": "DIR|CSV"}),
             EVALUATION,
         ),
