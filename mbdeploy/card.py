@@ -67,7 +67,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     Rules: 1. exactly one source. 2. ``file`` (relative to the card, or inside the package's folder)
     comes with its sha256, which ``mbdeploy init`` writes: that of an ONNX file with weights beside it is over all of
-    these files. 3. Seeded weights carry no accuracy, and every report says so.
+    these files. 3. Seeded weights of a ``net`` carry no accuracy, and every report says so; a factory
+    runs under the seed, and may load weights of its own.
     """
 
     seed: int | None = None
@@ -84,11 +85,6 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ValueError("weights need exactly one of seed and file")
         if self.file is not None and self.sha256 is None:
             raise ValueError("a weights file needs its sha256")
-
-    @property
-    def trained(self) -> bool:
-        """Whether accuracy may be claimed for a network with these weights."""
-        return self.seed is None
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -163,6 +159,11 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise ValueError("name must be letters, digits, dots, dashes and underlines, a hundred at most")
         if (self.net is not None) + (self.factory is not None) + self.is_file != 1:
             raise ValueError("a card names exactly one of net, factory and an ONNX file of weights")
+
+    @property
+    def trained(self) -> bool | None:
+        """Whether accuracy may be claimed; None where a factory makes the weights, which may load its own."""
+        return True if self.weights.seed is None else None if self.factory is not None else False
 
     @property
     def is_file(self) -> bool:

@@ -37,7 +37,13 @@ def test_a_card_says_what_it_says_and_defaults_fill_the_rest(tmp_path: Path) -> 
     assert (card.name, card.net, card.weights.seed, card.preprocess.size) == ("tiny", "mobilenet_v1", 0, 32)
     assert (card.task, card.quantization.recipe, card.budgets.export_max_abs) == ("classify", "accurate", 1e-4)
     assert card.path == str(path)
-    assert not card.weights.trained
+    assert card.trained is False
+
+
+def test_whether_a_factory_s_weights_are_trained_is_not_known(tmp_path: Path) -> None:
+    path = write_card(tmp_path)
+    path.write_text(path.read_text().replace('net = "mobilenet_v1"', 'factory = "a:b"'))
+    assert load_card(path).trained is None
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,7 @@ def test_every_card_that_ships_can_be_read_and_is_called_like_its_file() -> None
 def test_a_card_with_trained_weights_quotes_no_measurement_that_another_recipe_makes_stale() -> None:
     for card in list_cards():
         comments = [line for line in Path(card.path).read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        assert not (card.weights.trained and any("dB" in line for line in comments)), card.name
+        assert not (card.trained and any("dB" in line for line in comments)), card.name
 
 
 def test_preprocessing_survives_json() -> None:

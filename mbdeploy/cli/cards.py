@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from mbdeploy.card import ModelCard, Weights
+from mbdeploy.card import ModelCard
 from mbdeploy.results import SCHEMA_VERSION
 from mbdeploy.stages.tables import Table
 
 
 def tabulate_cards(cards: Sequence[ModelCard]) -> list[Table]:
     """One row a card."""
-    rows = tuple((card.name, card.task, name_weights(card.weights), card.summary) for card in cards)
+    rows = tuple((card.name, card.task, name_weights(card), card.summary) for card in cards)
     note = "Seeded weights are not trained: nothing is claimed about their accuracy."
-    seeded = any(not card.weights.trained for card in cards)
+    seeded = any(card.trained is False for card in cards)
     table = Table(
         title="Model cards",
         columns=("card", "task", "weights", "what it is"),
@@ -45,9 +45,9 @@ def describe_card(card: ModelCard) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, **msgspec.to_builtins(card)}
 
 
-def name_weights(weights: Weights) -> str:
-    """Where weights come from, in a word or two."""
-    return "trained" if weights.trained else f"seeded ({weights.seed})"
+def name_weights(card: ModelCard) -> str:
+    """Where its weights come from, in a word or two."""
+    return {True: "trained", False: f"seeded ({card.weights.seed})", None: "its factory's"}[card.trained]
 
 
 def _list_rows(prefix: str, plain: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

@@ -149,7 +149,7 @@ def _check_quality(points: Sequence[Point], quality: Quality, data: str | None) 
             where="--quality top1", expected="labelled images to judge by", found="none", todo=f"give --data, {todo}"
         )
     for point in points:
-        if not point.variant.weights.trained or point.variant.task != "classify":
+        if point.variant.trained is False or point.variant.task != "classify":
             raise UsageError(
                 where=point.variant.name,
                 expected="a classifier with trained weights, which has an accuracy",

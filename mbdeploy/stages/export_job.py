@@ -145,8 +145,8 @@ def _name_outputs(task: str, names: list[str]) -> tuple[str, ...]:
 
 
 def _is_trained(job: Job) -> bool | None:
-    """What the card says of the weights; None without a card."""
-    return job.described.weights.trained if job.described else None
+    """What the card says of the weights; None without a card, and where it cannot know."""
+    return job.described.trained if job.described else None
 
 
 def write_identity(model: onnx.ModelProto, job: Job, provenance: Provenance, task: str) -> None:

@@ -96,7 +96,7 @@ def _adopt(source: Path, path: Path, job: Job, request: dict[str, Any], on_progr
         "images": len(golden),
         "max_abs": max_abs,
         "torch_export_s": 0.0,
-        "trained": job.card.weights.trained,
+        "trained": job.card.trained,
     }
 
 

@@ -15,7 +15,7 @@ from mbdeploy.records import (
 )
 from mbdeploy.stages.tables import Table, format_bytes
 
-_WEIGHTS = {True: "trained", False: "seeded, not trained", None: "as they came; no card says whether trained"}
+_WEIGHTS = {True: "trained", False: "seeded, not trained", None: "the factory's or the program's own"}
 _MOST_ROWS = 6
 _MOST_SCALES = 5
 

@@ -27,7 +27,7 @@ def plan_build(card: ModelCard, output: Path, recipes: Sequence[str], evaluating
     folder = locate(output, card)
     given = msgspec.to_builtins(card.quantization)
     given.pop("recipe")
-    told = {"recipes": list(recipes), "quantize": given, "data": evaluating if card.weights.trained else None}
+    told = {"recipes": list(recipes), "quantize": given, "data": evaluating if card.trained is not False else None}
     return Work(
         name=card.name,
         function=f"{_JOBS}:build_variant",

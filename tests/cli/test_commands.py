@@ -45,7 +45,7 @@ def test_list_shows_every_card_and_says_which_are_seeded() -> None:
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
     cards = list_cards()
     assert {card.name for card in cards} <= set(lines)
-    assert all(("seeded (" in lines[card.name]) is not card.weights.trained for card in cards)
+    assert all(("seeded (" in lines[card.name]) is not card.trained for card in cards)
     assert "Seeded weights are not trained" in result.stdout
     assert result.stderr == ""
 

@@ -152,7 +152,7 @@ def test_the_demo_shows_a_card_with_real_weights() -> None:
     from mbdeploy.card import load_card
 
     card = next(parameter for parameter in demo_command.params if parameter.name == "card")
-    assert load_card(str(card.default)).weights.trained
+    assert load_card(str(card.default)).trained
 
 
 @pytest.mark.parametrize(

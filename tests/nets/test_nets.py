@@ -149,7 +149,7 @@ CARDS = [card for card in list_cards() if card.net is not None]
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_every_card_names_a_net_that_takes_its_arguments_and_its_input(card: ModelCard) -> None:
     assert card.path.endswith(f"{card.name}.toml")
-    assert card.weights.trained != ("seeded weights (not trained)" in card.summary)
+    assert card.trained != ("seeded weights (not trained)" in card.summary)
     assert card.source.startswith("https://")
     assert card.licence == "Apache-2.0"
     side = card.preprocess.size

@@ -42,8 +42,8 @@ def test_every_width_meets_every_size(card: str) -> None:
 
 def test_only_the_card_s_own_width_keeps_trained_weights(card: str) -> None:
     found = list_variants([card], (0.25, 0.5), ())
-    assert [one.weights.trained for one in found] == [False, True]
-    assert list_variants([card], (), (64,))[0].weights.trained
+    assert [one.trained for one in found] == [False, True]
+    assert list_variants([card], (), (64,))[0].trained
 
 
 def test_a_card_of_the_family_that_is_named_twice_is_one_variant() -> None:
