@@ -3,7 +3,18 @@
 from mbdeploy.results.accuracy import EvalReport, Evaluated, Prediction
 from mbdeploy.results.encoding import SCHEMA_VERSION, decode_result, encode_result
 from mbdeploy.results.hosts import Host, ModelRef, PlacedNode, Placement
-from mbdeploy.results.parity import Check, LayerCurve, LayerRow, Metrics, Mode, ParityReport, ParityRow
+from mbdeploy.results.parity import (
+    Check,
+    LayerCurve,
+    LayerRow,
+    Metrics,
+    Mode,
+    ParityReport,
+    ParityRow,
+    is_about,
+    name_gate,
+    name_subject,
+)
 from mbdeploy.results.timing import BenchRun, Series
 
 __all__ = [
@@ -26,4 +37,7 @@ __all__ = [
     "Series",
     "decode_result",
     "encode_result",
+    "is_about",
+    "name_gate",
+    "name_subject",
 ]

@@ -46,6 +46,25 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
+_OUTPUT = ", output "
+
+
+def name_subject(model: str, provider: str, output: str = "") -> str:
+    """What a gate is on: a model on a provider, and which output where it has several."""
+    return f"{model} on {provider}" + (f"{_OUTPUT}{output}" if output else "")
+
+
+def is_about(check: Check, model: str, provider: str) -> bool:
+    """Whether a gate is on this model there, or on one of its outputs."""
+    return check.subject.partition(_OUTPUT)[0] == name_subject(model, provider)
+
+
+def name_gate(check: Check) -> str:
+    """A gate in words: its metric, and the output where the model has several."""
+    output = check.subject.partition(_OUTPUT)[2]
+    return check.name + (f" of {output}" if output else "")
+
+
 class ParityRow(msgspec.Struct, frozen=True, kw_only=True):
     """One variant on one provider in one mode, one output, against the reference.
 

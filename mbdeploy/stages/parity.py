@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mbdeploy.card import Budgets
 from mbdeploy.estimate import estimate_ratio_of_sums
 from mbdeploy.quant.metrics import check, compare_outputs, sum_errors
-from mbdeploy.results import Check, Metrics, Mode, ParityRow
+from mbdeploy.results import Check, Metrics, Mode, ParityRow, name_subject
 from mbdeploy.stages.reference import Reference
 from mbdeploy.stages.subject import Kind, Subject
 from mbdeploy.targets import Ran
@@ -60,7 +60,7 @@ def compare_cell(
         subject=subject,
         provider=provider,
         output=output,
-        name=f"{subject.ref.name} on {provider}" + (f", output {output}" if len(against.outputs) > 1 else ""),
+        name=name_subject(subject.ref.name, provider, output if len(against.outputs) > 1 else ""),
         index=index,
         expected=expected,
         ran=ran,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mbdeploy.derive import Finding, Verdict, judge_gain, settle_verdict
-from mbdeploy.results import Check
+from mbdeploy.results import Check, is_about, name_gate
 from mbdeploy.stages.facts import AccuracyFacts, LatencyFact, LatencyFacts
 
 #: Top-1 that INT8 may lose, as a share: one point.
@@ -32,11 +32,14 @@ def judge_int8(
         fact = next((model for model in run.models[1:] if model.model == _CANDIDATE), None)
         if fact is None or fact.ratio is None:
             continue
-        subject = f"{_CANDIDATE} on {fact.provider}"
-        own = [check for check in checks if check.subject == subject]
+        own = [check for check in checks if is_about(check, _CANDIDATE, fact.provider)]
         findings: list[Finding] = [
             *(("don't ship", _describe_failure(check)) for check in own if check.passed is False),
-            *(("inconclusive", f"the gate on {check.name}: {check.note}") for check in own if check.passed is None),
+            *(
+                ("inconclusive", f"the gate on {name_gate(check)}: {check.note}")
+                for check in own
+                if check.passed is None
+            ),
             _judge_speed(fact, run),
             *_judge_accuracy(accuracy, own, fact.provider, trained=trained),
         ]
@@ -45,13 +48,13 @@ def judge_int8(
 
 
 def _describe_failure(check: Check) -> str:
-    return f"the gate on {check.name} failed: {check.value:.4g}, not {check.comparison} {check.bound:.4g}"
+    return f"the gate on {name_gate(check)} failed: {check.value:.4g}, not {check.comparison} {check.bound:.4g}"
 
 
 def _judge_speed(fact: LatencyFact, run: LatencyFacts) -> Finding:
     assert fact.ratio is not None
     control = next((check for check in run.checks if check.name == "A/A control"), None)
-    gate = next((check for check in run.checks if check.subject == f"{fact.model} on {fact.provider}"), None)
+    gate = next((check for check in run.checks if is_about(check, fact.model, fact.provider)), None)
     return judge_gain(fact.ratio, fact.clock, control, gate)
 
 
@@ -67,7 +70,7 @@ def _judge_accuracy(
         if model.model == _CANDIDATE and model.provider == provider and model.changed is not None
     ]
     if not found:
-        passed = [f"{check.name} {check.value:.4g}" for check in checks if check.passed]
+        passed = [f"{name_gate(check)} {check.value:.4g}" for check in checks if check.passed]
         if not passed:
             return [("inconclusive", "neither accuracy nor parity was measured")]
         said = f"gates passed ({', '.join(passed)}); accuracy on labelled images was not measured on {provider}"

@@ -113,6 +113,16 @@ def test_seeded_weights_can_be_too_slow_and_never_shipped() -> None:
     assert fast.reasons[0] == "seeded weights: there is no accuracy to lose"
 
 
+def test_the_gates_on_every_output_of_a_network_with_several_decide() -> None:
+    heat = make_check("sqnr_db", True, subject="int8 on cpu, output heat")
+    boxes = make_check("sqnr_db", False, subject="int8 on cpu, output boxes")
+    (good,) = judge_int8([make_run(FASTER)], (heat,), (), trained=None)
+    (bad,) = judge_int8([make_run(FASTER)], (heat, boxes), (), trained=None)
+    assert (good.answer, bad.answer) == ("ship", "don't ship")
+    assert good.reasons[1].startswith("gates passed (sqnr_db of heat ")
+    assert bad.reasons[0].startswith("the gate on sqnr_db of boxes failed: ")
+
+
 def test_a_gate_of_another_provider_decides_nothing_here() -> None:
     elsewhere = make_check("sqnr_db", False, subject="int8 on cuda")
     (verdict,) = judge_int8([make_run(FASTER)], (*GATE, elsewhere), (), trained=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import msgspec
 
 from mbdeploy.derive import join_verdicts
-from mbdeploy.results import Check, Metrics
+from mbdeploy.results import Check, Metrics, is_about
 from mbdeploy.stages.reporting.facts import Report
 from mbdeploy.stages.tables import Table
 from mbdeploy.stages.wording import NOT_AVAILABLE, name_decibels, name_number, name_verdict
@@ -41,7 +41,7 @@ class Heat(msgspec.Struct, frozen=True, kw_only=True):
 
 def arrange_parity(report: Report) -> list[Heat]:
     """Files against providers as executed and exact, then files against the ways of ``verify --matrix``, if saved."""
-    gates = {fact: _judge(report.checks, f"{fact[0]} on {fact[1]}") for fact in _list_pairs(report)}
+    gates = {fact: _judge(report.checks, *fact) for fact in _list_pairs(report)}
     found: _Outputs = {}
     beside: _Outputs = {}
     for fact in report.parity:
@@ -136,6 +136,6 @@ def _list_pairs(report: Report) -> Iterable[tuple[str, str]]:
     return dict.fromkeys((fact.model, fact.provider) for fact in report.parity)
 
 
-def _judge(checks: Sequence[Check], subject: str) -> str:
-    verdicts = [check.passed for check in checks if check.subject == subject]
+def _judge(checks: Sequence[Check], model: str, provider: str) -> str:
+    verdicts = [check.passed for check in checks if is_about(check, model, provider)]
     return name_verdict(join_verdicts(verdicts)) if verdicts else ""

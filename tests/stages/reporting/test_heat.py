@@ -30,7 +30,7 @@ def test_a_colour_stands_for_a_band_of_decibels(decibels: float, step: int | Non
 
 
 def test_a_cell_shows_its_worst_output_and_opens_to_all(make_folder: Callable[..., Path]) -> None:
-    gate = Check(name="sqnr_db", subject="int8 on cpu", value=12.5, bound=20.0, comparison=">=", passed=False)
+    gate = Check(name="sqnr_db", subject="int8 on cpu, output b", value=12.5, bound=20.0, comparison=">=", passed=False)
     rows = (
         make_row("int8", "executed", "reference", make_metrics(sqnr_db=30.0), output="a"),
         make_row("int8", "executed", "reference", make_metrics(sqnr_db=12.5), output="b"),
