@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.append(str(Path(__file__).parent))  # for ``hosts`` and ``runs``
+sys.path.append(str(Path(__file__).parent))  # for ``here``, ``hosts`` and ``runs``
 
 # Tests run side by side with other work: one thread is enough for what they compute.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -75,30 +74,12 @@ def make_onnx_card() -> Callable[..., Path]:
 
 @pytest.fixture
 def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of the stages in this process: a child imports ONNX Runtime anew, for a second, and onnxsim for another.
+    """Steps of the stages, and what the agent does on this machine, in this process: see here.py."""
+    import here
 
-    What it raises ends as in a child; what crashes, hangs or eats memory does so here.
-    """
-    from mbdeploy.errors import MbdeployError
-    from mbdeploy.isolate import Outcome, Verdict, ignore_progress
-
-    def run_here(step: str, request: Mapping[str, Any], on_progress: Any = ignore_progress, **limits: Any) -> Any:
-        module, _, function = step.partition(":")
-        has_torch = "torch" in sys.modules
-        try:
-            value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), on_progress)
-        except MbdeployError:
-            raise
-        except Exception as error:
-            first_line = (str(error).strip() or "no message").splitlines()[0]
-            return Outcome(verdict=Verdict.REJECTED, detail=f"{type(error).__name__}: {first_line}")
-        finally:
-            if not has_torch and sys.modules.get("torch", ...) is None:
-                del sys.modules["torch"]  # onnxsim's step does without torch; the tests that follow do not
-        return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
-
-    for name in ("audit", "calibrate_parts", "halve", "inspect", "mix", "quantize", "simplify"):
-        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", run_here)
+    for name in here.STAGES:
+        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", here.run_step)
+    monkeypatch.setattr("mbdeploy.targets.process.watch_process", here.watch_agent)
 
 
 @pytest.fixture
