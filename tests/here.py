@@ -55,9 +55,7 @@ class Lines:
         """Nothing is kept back."""
 
 
-def watch_agent(
-    command: Sequence[str], *, on_line: Callable[[bytes], None], cwd: str, **given: Any
-) -> Ended:
+def watch_agent(command: Sequence[str], *, on_line: Callable[[bytes], None], cwd: str, **given: Any) -> Ended:
     """Instead of ``watch_process`` where a target starts the agent with this Python; the job's folder is ``cwd``."""
     assert sys.executable in command, f"only this machine's agent can run in this process, not {command}"
     before, lines = Path.cwd(), agent._lines
