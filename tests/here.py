@@ -6,6 +6,7 @@ crashes, hangs or eats memory does so in this process, so tests of isolation, of
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -61,11 +62,13 @@ def watch_agent(command: Sequence[str], *, on_line: Callable[[bytes], None], cwd
     before, lines = Path.cwd(), agent._lines
     agent._lines = Lines(on_line)  # type: ignore[assignment]
     os.chdir(cwd)
+    gc.freeze()  # the agent collects after each session: not all that pytest and torch hold, too
     try:
         code, stderr = agent.answer(), ""
     except Exception as error:
         code, stderr = 1, f"{type(error).__name__}: {error}"
     finally:
+        gc.unfreeze()
         os.chdir(before)
         agent._lines = lines
     return Ended(returncode=code, timed_out=False, stderr=stderr, wall_s=0.0)
