@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-sys.path.append(str(Path(__file__).parent))  # for ``hosts`` and ``runs``
+sys.path.append(str(Path(__file__).parent))  # for ``here``, ``hosts`` and ``runs``
 
 # Tests run side by side with other work: one thread is enough for what they compute.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -75,17 +73,12 @@ def make_onnx_card() -> Callable[..., Path]:
 
 @pytest.fixture
 def without_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of calibrate, mix and quantize in this process: each child imports ONNX Runtime anew, for a second."""
+    """Steps of the stages, and what the agent does on this machine, in this process: see here.py."""
+    import here
 
-    from mbdeploy.isolate import Outcome, Verdict, ignore_progress
-
-    def run_here(step: str, request: Mapping[str, Any], **keywords: Any) -> Any:
-        module, _, function = step.partition(":")
-        value = getattr(importlib.import_module(module), function)(json.loads(json.dumps(request)), ignore_progress)
-        return Outcome(verdict=Verdict.OK, value=json.loads(json.dumps(value)))
-
-    for name in ("calibrate_parts", "mix", "quantize"):
-        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", run_here)
+    for name in here.STAGES:
+        monkeypatch.setattr(importlib.import_module(f"mbdeploy.stages.{name}"), "run_step", here.run_step)
+    monkeypatch.setattr("mbdeploy.targets.process.watch_process", here.watch_agent)
 
 
 @pytest.fixture

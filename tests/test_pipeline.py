@@ -39,6 +39,7 @@ def test_a_second_run_finds_everything_fresh(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_a_forced_stage_is_done_again_and_the_others_stay(finished):
     assert again(finished[0], force=["simplify"]) == {**dict.fromkeys(STAGES, True), "simplify": False}
 
@@ -61,6 +62,7 @@ def test_another_recipe_redoes_what_depends_on_it(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_a_run_that_may_fall_back_measures_again_and_labels_what_it_measured(finished):
     import json
 
@@ -101,6 +103,7 @@ def test_a_report_is_made_again_when_a_result_that_it_shows_comes_or_goes(finish
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["golden.npz", "simplified.onnx"])
+@pytest.mark.usefixtures("without_children")
 def test_a_damaged_or_missing_file_is_made_again(finished, name):
     folder, _ = finished
     whole = artifact.digest_file(folder / name)

@@ -31,6 +31,15 @@ quantization = { calibration = "photos", num_calibration_samples = 3, recipe = "
 int8_sqnr_db = 5.0
 """
 INSTALLED = any(point.value == "mbdeploy.pytest_plugin" for point in metadata.entry_points(group="pytest11"))
+#: A suite's conftest.py with which its cards are timed for a moment instead of seconds.
+QUICK_BENCH = """
+import functools
+
+def pytest_runtest_setup(item):
+    from mbdeploy.gating import measuring
+
+    measuring.run = functools.partial(measuring.run, min_duration=0.05)
+"""
 PLUGIN = () if INSTALLED else ("-p", "mbdeploy.pytest_plugin")
 
 
@@ -155,8 +164,9 @@ def test_a_real_card_passes_with_two_workers_that_do_not_do_it_twice(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(check.__file__).parents[2]))
     make_onnx_card(pytester.path / "models", more="[budgets]\nint8_sqnr_db = 5.0\n")
+    pytester.makeconftest(QUICK_BENCH)
     workers = ("-n", "2") if util.find_spec("xdist") else ()
-    args = ("models", "--mbdeploy-provider", "cpu", "-W", "error", "-v", *PLUGIN, *workers)
+    args = ("models", "--mbdeploy-provider", "cpu", "-W", "error", "-v", "-p", "no:hypothesispytest", *PLUGIN, *workers)
     result = pytester.runpytest_subprocess(*args)
     result.assert_outcomes(passed=3)
     written = {path.name: path.stat().st_mtime_ns for path in (pytester.path / "out/tiny").glob("*.onnx")}

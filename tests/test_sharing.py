@@ -14,6 +14,7 @@ from mbdeploy.stages.quantize import quantize
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_a_file_that_workers_calibrated_has_the_graph_of_one_process(conv_model_file: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     np.savez(tmp_path / "images.npz", inputs=rng.normal(0, 1, (12, 3, 16, 16)).astype(np.float32))

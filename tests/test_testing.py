@@ -26,6 +26,7 @@ def outputs(conv_model_file: Path) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_a_model_equals_itself_as_a_file_as_an_array_and_as_a_function(
     conv_model_file: Path, outputs: np.ndarray[Any, Any]
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_bound_that_does_not_hold_is_shown_with_every_metric(
     ],
     ids=["nan", "constant", "shape", "empty"],
 )
+@pytest.mark.usefixtures("without_children")
 def test_what_cannot_be_believed_never_passes(
     conv_model_file: Path, outputs: np.ndarray[Any, Any], change: Callable[..., Any], reason: str
 ) -> None:

@@ -840,6 +840,11 @@ def main(folder: str) -> int:
     _lines = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     os.chdir(folder)
+    return answer()
+
+
+def answer() -> int:
+    """Do the job of the current folder: result.json, or words about why there is none; the exit code."""
     with open("job.json", encoding="utf-8") as file:
         job = json.load(file)
     try:

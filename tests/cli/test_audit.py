@@ -33,6 +33,7 @@ def clipping_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_an_audit_and_its_repair_end_as_the_file_deserves(clipping_file: Path) -> None:
     found = run(clipping_file)
     assert found.exit_code == EXIT_GATE_FAILED

@@ -241,6 +241,7 @@ def test_strict_simplify_fails_if_onnxsim_did(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_simplify_and_quantize_write_beside_a_foreign_file_and_never_change_it(
     tmp_path: Path, conv_model_file: Path, photo_folder: Path
 ) -> None:

@@ -205,6 +205,7 @@ def test_options_that_an_update_does_not_have_are_refused(card: ModelCard) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_children")
 def test_a_failure_is_traced_to_the_budget_s_line_and_all_is_fresh_when_versions_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_onnx_card: Callable[..., Path]
 ) -> None:

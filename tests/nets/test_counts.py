@@ -247,8 +247,13 @@ def name_row(row: Row) -> str:
     return "-".join([row.net, *(f"{key}={value}" for key, value in row.args.items()), str(row.size)])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=name_row)
+def choose_tier(row: Row) -> Any:
+    """The first row of each network; its other variants wait for the sweep."""
+    is_first = row is next(one for one in ROWS if one.net == row.net)
+    return pytest.param(row, id=name_row(row), marks=pytest.mark.slow if is_first else pytest.mark.sweep)
+
+
+@pytest.mark.parametrize("row", [choose_tier(row) for row in ROWS])
 def test_every_variant_costs_what_its_paper_prints(row: Row) -> None:
     counts = build_counts(row)
     for figure, found in ((row.params, counts.params), (row.macs, counts.macs)):

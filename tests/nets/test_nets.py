@@ -46,12 +46,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def name(variant: Any) -> str:
-    return variant if isinstance(variant, str) else ",".join(f"{key}={value}" for key, value in variant.items())
+def choose_tier(net: str, args: dict[str, Any]) -> Any:
+    """Each row at its defaults; its other forms wait for the sweep."""
+    words = ",".join(f"{key}={value}" for key, value in args.items())
+    return pytest.param(net, args, id=f"{net}-{words}", marks=pytest.mark.sweep if args else pytest.mark.slow)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
+FORMS = [choose_tier(net, args) for net, args in VARIANTS]
+
+
+@pytest.mark.parametrize(("net", "args"), FORMS)
 def test_every_net_gives_one_row_of_scores_per_image(net: str, args: dict[str, Any]) -> None:
     size = 224 if net in HEAVY else 64
     with torch.device(HEAVY.get(net, "cpu")), torch.no_grad():
@@ -61,8 +65,7 @@ def test_every_net_gives_one_row_of_scores_per_image(net: str, args: dict[str, A
             assert scores.shape == ((batch, CLASSES, size, size) if net == "espnet" else (batch, CLASSES))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
+@pytest.mark.parametrize(("net", "args"), FORMS)
 def test_features_have_the_channels_and_strides_that_the_net_states(net: str, args: dict[str, Any]) -> None:
     torch.manual_seed(0)
     built: Any = build_net(net, features_only=True, **args).eval()
@@ -83,7 +86,7 @@ def test_features_have_the_channels_and_strides_that_the_net_states(net: str, ar
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize(("net", "args"), VARIANTS, ids=name)
+@pytest.mark.parametrize(("net", "args"), FORMS)
 def test_every_net_exports_with_a_dynamic_batch(net: str, args: dict[str, Any]) -> None:
     built = build_net(net, classes=CLASSES, **args).eval()
     size = 224 if net in HEAVY else 64
@@ -145,8 +148,13 @@ def test_an_entry_point_is_loaded_when_no_row_has_the_name(monkeypatch: pytest.M
 CARDS = [card for card in list_cards() if card.net is not None]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def choose_tier_of_card(card: ModelCard) -> Any:
+    """The first card of each network; the others wait for the sweep."""
+    is_first = card is next(one for one in CARDS if one.net == card.net)
+    return pytest.param(card, id=card.name, marks=pytest.mark.slow if is_first else pytest.mark.sweep)
+
+
+@pytest.mark.parametrize("card", [choose_tier_of_card(card) for card in CARDS])
 def test_every_card_names_a_net_that_takes_its_arguments_and_its_input(card: ModelCard) -> None:
     assert card.path.endswith(f"{card.name}.toml")
     assert card.trained != ("seeded weights (not trained)" in card.summary)

@@ -88,6 +88,7 @@ def quantize_static(float_file: Path, images: Path) -> Callable[[str, str], Path
         ("QInt8", "QOperator", "s8s8 in QOperator", False),
     ],
 )
+@pytest.mark.usefixtures("without_children")
 def test_files_of_quantize_static_are_audited_and_repaired(
     quantize_static: Callable[[str, str], Path],
     float_file: Path,

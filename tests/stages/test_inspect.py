@@ -78,12 +78,14 @@ def test_a_file_is_inspected_in_a_child_and_the_report_is_whole(report: InspectR
     assert mbdeploy.inspect is inspect
 
 
+@pytest.mark.usefixtures("without_children")
 def test_the_report_survives_json(report: InspectReport) -> None:
     text = render_inspection(report, format="json")
     assert msgspec.json.decode(text, type=InspectReport) == report
     assert json.loads(text)["schema_version"] == 1
 
 
+@pytest.mark.usefixtures("without_children")
 def test_csv_has_one_row_a_layer(report: InspectReport) -> None:
     rows = list(csv.DictReader(io.StringIO(render_inspection(report, format="csv"))))
     assert [row["name"] for row in rows] == [layer.name for layer in report.layers]
@@ -91,6 +93,7 @@ def test_csv_has_one_row_a_layer(report: InspectReport) -> None:
     assert rows[0]["macs"] == str(256 * 8 * 27)
 
 
+@pytest.mark.usefixtures("without_children")
 def test_a_name_that_looks_like_a_formula_is_quoted_in_csv(tmp_path: Path) -> None:
     path = tmp_path / "formula.onnx"
     path.write_bytes(build_deep(1, '=HYPERLINK("a")').SerializeToString())
@@ -99,6 +102,7 @@ def test_a_name_that_looks_like_a_formula_is_quoted_in_csv(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("format", ["table", "md"])
+@pytest.mark.usefixtures("without_children")
 def test_text_holds_the_sums_the_kinds_the_layers_and_the_findings(report: InspectReport, format: str) -> None:
     text = render_inspection(report, format=format)
     for expected in ("0.06 M", "standard conv", "GlobalAveragePool", "MB203", "One multiply-add is one MAC"):
@@ -117,11 +121,13 @@ def test_a_long_table_fits_80_columns_and_folds_names() -> None:
     assert "ever/49" in shown
 
 
+@pytest.mark.usefixtures("without_children")
 def test_an_unknown_format_is_refused(report: InspectReport) -> None:
     with pytest.raises(UsageError, match="html"):
         render_inspection(report, format="xml")
 
 
+@pytest.mark.usefixtures("without_children")
 def test_the_page_asks_for_nothing_and_runs_nothing(report: InspectReport) -> None:
     page = render_inspection(report, format="html")
     assert page.lower().count("<!doctype html>") == 1
@@ -130,6 +136,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(report: InspectReport) -> No
     assert "prefers-color-scheme: dark" in page and "@media print" in page
 
 
+@pytest.mark.usefixtures("without_children")
 def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
     path = tmp_path / "hostile.onnx"
     model = build_deep(2, HOSTILE)
@@ -145,6 +152,7 @@ def test_hostile_names_are_text_everywhere(tmp_path: Path) -> None:
         assert "\x1b" not in text and "\u202e" not in text, format_
 
 
+@pytest.mark.usefixtures("without_children")
 def test_the_page_of_a_deep_network_stays_below_500_kb(tmp_path: Path) -> None:
     path = tmp_path / "deep.onnx"
     path.write_bytes(build_deep(2000, "a/name/as/exporters/write/them/").SerializeToString())
@@ -153,6 +161,7 @@ def test_the_page_of_a_deep_network_stays_below_500_kb(tmp_path: Path) -> None:
     assert "and 1600 more" in page
 
 
+@pytest.mark.usefixtures("without_children")
 def test_the_page_shows_sweep_and_roofline(report: InspectReport) -> None:
     cells = tuple(
         SweepCell(alpha=a, size=s, macs=int(1e6 * a * s), weights=1000) for a in (0.5, 1.0) for s in (96, 128)
@@ -225,12 +234,14 @@ def write_quantized(folder: Path, model: Path, *, own: bool = False) -> Path:
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["beside", "own"])
+@pytest.mark.usefixtures("without_children")
 def test_ranges_come_from_the_quantization_of_this_very_file(conv_model_file: Path, tmp_path: Path, own: bool) -> None:
     write_quantized(tmp_path, conv_model_file, own=own)
     found = next(finding for finding in inspect(conv_model_file).findings if finding.rule == "MB203")
     assert found.evidence[0].text.startswith("Relu: up to 24, int8 step 0.094")
 
 
+@pytest.mark.usefixtures("without_children")
 def test_ranges_of_another_file_are_not_believed(conv_model_file: Path, tmp_path: Path) -> None:
     write_quantized(tmp_path, conv_model_file)
     with conv_model_file.open("ab") as file:
@@ -276,6 +287,7 @@ def test_a_sweep_needs_a_card(conv_model_file: Path) -> None:
         inspect(conv_model_file, sweep=True)
 
 
+@pytest.mark.usefixtures("without_children")
 def test_the_command_writes_what_it_was_asked_for(conv_model_file: Path, tmp_path: Path) -> None:
     shown = run("inspect", str(conv_model_file), "--format", "json", "--ignore", "MB203", "--as-standard-conv")
     assert shown.exit_code == 0, shown.stderr
@@ -297,16 +309,23 @@ def test_a_command_that_asks_for_what_is_not_ends_in_2(conv_model_file: Path, ar
     assert ended.stderr.splitlines()[-1].startswith("error: ")
 
 
-def test_measured_peaks_are_finite_and_fall_with_the_working_set(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def measured_shortly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Peaks of convolutions and copies in milliseconds each."""
     monkeypatch.setattr("mbdeploy.stages.inspect_peaks._CONV_SECONDS", 0.01)
     monkeypatch.setattr("mbdeploy.stages.inspect_peaks._COPY_SECONDS", 0.01)
     monkeypatch.setattr("mbdeploy.stages.inspect_peaks.WORKING_SETS", (1 << 15, 1 << 20))
+
+
+@pytest.mark.usefixtures("measured_shortly")
+def test_measured_peaks_are_finite_and_fall_with_the_working_set() -> None:
     found = measure_peaks({}, lambda *_: None)
     assert found["gmacs_fp32"] > 0 and found["gmacs_int8"] > 0
     assert [size for size, _ in found["gbytes"]] == [1 << 15, 1 << 20]
     assert all(0 < speed < 1e5 for _, speed in found["gbytes"])
 
 
+@pytest.mark.usefixtures("without_children", "measured_shortly")
 def test_the_roofline_of_this_machine_bounds_every_layer(conv_model_file: Path) -> None:
     roofline = inspect(conv_model_file, measure=True).roofline
     assert roofline is not None

@@ -31,6 +31,8 @@ from mbdeploy.tracing.cuts import Cut, quantize_only
 Build = Callable[..., onnx.ModelProto]
 Plug = Callable[[str, FakeTarget], str]
 LOOSE = Budgets(int8_sqnr_db=5)
+#: One test asks this machine through children, as users do; the others are about what is made of the answers.
+HERE = pytest.mark.usefixtures("without_children")
 
 
 @pytest.fixture
@@ -76,6 +78,7 @@ def test_a_good_file_passes_in_every_way(build_chain: Build, tmp_path: Path, ima
 
 
 @pytest.mark.slow
+@HERE
 def test_a_node_that_this_runtime_executes_otherwise_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -106,6 +109,7 @@ def test_a_node_that_this_runtime_executes_otherwise_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("node", ["conv1", "conv2", "conv5"])
+@HERE
 def test_a_node_that_a_target_gets_wrong_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug, node: str
 ) -> None:
@@ -117,6 +121,7 @@ def test_a_node_that_a_target_gets_wrong_is_named(
     assert {one.before for one in report.divergences} == {np.inf}
 
 
+@HERE
 def test_a_session_that_is_refused_is_a_failing_cell_and_the_others_are_judged(
     build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug
 ) -> None:
@@ -134,6 +139,7 @@ def test_a_session_that_is_refused_is_a_failing_cell_and_the_others_are_judged(
     assert (gate.subject, gate.note) == ("q on cpu@moody, extended", "CRASHED while loading")
 
 
+@HERE
 def test_a_file_that_is_refused_in_every_way_is_an_error(
     build_chain: Build, tmp_path: Path, images: np.ndarray, plug_fake: Plug
 ) -> None:
@@ -146,6 +152,7 @@ def test_a_file_that_is_refused_in_every_way_is_an_error(
 
 
 @pytest.mark.slow
+@HERE
 def test_a_float_node_that_a_target_gets_wrong_is_named(
     make_conv_model: Build, tmp_path: Path, plug_fake: Plug
 ) -> None:
@@ -162,6 +169,7 @@ def test_a_float_node_that_a_target_gets_wrong_is_named(
 
 
 @pytest.mark.slow
+@HERE
 def test_an_activation_that_is_rounded_too_coarsely_is_named(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -189,6 +197,7 @@ def show(place: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.sweep
+@HERE
 def test_a_node_without_any_number_in_a_model_of_one_image_is_shown_with_its_threads(
     build_chain: Build, tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +240,7 @@ def test_what_openvino_gets_wrong_is_shown_by_openvino(real_openvino: None, tmp_
 
 
 @pytest.mark.slow
+@HERE
 def test_a_cell_that_failed_by_its_classes_is_shown_by_its_classes(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
@@ -250,6 +260,7 @@ def test_a_cell_that_failed_by_its_classes_is_shown_by_its_classes(
 
 
 @pytest.mark.slow
+@HERE
 def test_a_cell_that_fell_back_is_shown_where_it_ran_and_nan_is_judged(
     make_conv_model: Build, tmp_path: Path, plug_fake: Plug
 ) -> None:
@@ -291,6 +302,7 @@ def test_values_that_are_equal_do_not_diverge_even_without_any_number(tmp_path: 
 
 
 @pytest.mark.slow
+@HERE
 def test_wrong_weights_are_no_node_s_fault(build_chain: Build, tmp_path: Path, images: np.ndarray) -> None:
     path = save(build_chain(), tmp_path / "q.onnx", images)
     model = build_chain()
@@ -304,6 +316,7 @@ def test_wrong_weights_are_no_node_s_fault(build_chain: Build, tmp_path: Path, i
 
 
 @pytest.mark.slow
+@HERE
 def test_the_command_shows_cells_gates_and_where_it_begins(
     build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
