@@ -12,7 +12,7 @@ import msgspec
 
 from mbdeploy import artifact, model_file
 from mbdeploy.card import Budgets, ModelCard, Quantization, Weights, load_card
-from mbdeploy.data import resolve_preprocess
+from mbdeploy.data import find_data, is_manifest, resolve_preprocess
 from mbdeploy.errors import OutputError, UsageError
 from mbdeploy.gating.budgets import Budget, check_text, derive_budgets, replace_lines
 from mbdeploy.gating.card_text import write_card
@@ -62,6 +62,7 @@ def init(
 
     Raises:
         UsageError: a source of another kind, or without trust. OutputError: a file that is there.
+        DataError: images that are not there.
         MbdeployError: whatever a stage of the pipeline refuses.
     """
     quantization = Quantization(recipe=recipe, calibration=calibration, num_calibration_samples=num_calibration_samples)
@@ -175,8 +176,17 @@ def _describe(
         factory=None if _is_file(source) else source,
         weights=_find_weights(source, folder),
         preprocess=own,
-        quantization=quantization,
+        quantization=msgspec.structs.replace(quantization, calibration=_name_data(quantization.calibration, folder)),
     )
+
+
+def _name_data(source: str, folder: Path) -> str:
+    """The word for images that lie here in a card in ``folder``: a manifest's name, a whole path, or one from there."""
+    found = find_data(source, Path())
+    if is_manifest(found) or Path(found).is_absolute():
+        return found
+    found = Path(os.path.relpath(found, folder)).as_posix()
+    return f"./{found}" if is_manifest(found) else found
 
 
 def _is_file(source: str) -> bool:

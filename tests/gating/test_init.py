@@ -150,7 +150,11 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     def run(card: str, **options: object) -> None:
         given.append(load_card(card).name)
-        assert Path(card).parent in (tmp_path / "models", Path())  # where data beside the card are found
+        assert Path(card).parent in (
+            tmp_path / "models",
+            tmp_path / "images",
+            Path(),
+        )  # where data beside the card are found
 
     monkeypatch.setattr(init_module, "run", run)
     monkeypatch.setattr(init_module, "read_measured", lambda folder: measure())
@@ -178,6 +182,19 @@ def test_an_onnx_file_needs_no_trust_and_the_card_finds_it(pipeline: list[str], 
     assert (Path("models") / (card.weights.file or "")).resolve() == conv_model_file.resolve()
     assert card.weights.sha256 == artifact.digest_file(conv_model_file)
     assert "--trust" not in Path("ci.yml").read_text()
+
+
+def test_the_card_finds_images_that_lay_where_init_was_run(pipeline: list[str], tmp_path: Path) -> None:
+    (tmp_path / "images" / "photos").mkdir(parents=True)
+    said = {"images": "../images", "./images": "../images", str(tmp_path / "images"): str(tmp_path / "images")}
+    for given, written in {**said, "photos": "photos"}.items():
+        init("pkg.mod:small", **OPTIONS, calibration=given, ci=None, force=True)  # type: ignore[arg-type]
+        assert load_card("models/small.toml").quantization.calibration == written
+    beside = Path("images/small.toml")
+    init("pkg.mod:small", **OPTIONS, calibration="images/photos", output=beside, ci=None)  # type: ignore[arg-type]
+    assert load_card("images/small.toml").quantization.calibration == "./photos"
+    with pytest.raises(DataError, match="imagse: expected"):
+        init("pkg.mod:small", **OPTIONS, calibration="imagse", ci=None, force=True)  # type: ignore[arg-type]
 
 
 def test_the_card_of_an_onnx_file_knows_the_weights_beside_it(pipeline: list[str], conv_model_file: Path) -> None:
