@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from boards import Board
 
 from mbdeploy.errors import MbdeployError, StepError, UnavailableError
 from mbdeploy.targets import Job, Session, open_target, parse_provider
@@ -23,8 +24,6 @@ from mbdeploy.targets.board import target as board_target
 from mbdeploy.targets.board.target import BoardTarget
 
 pytestmark = [pytest.mark.ssh, pytest.mark.slow]
-
-Board = Any  # conftest.py's
 
 
 @pytest.fixture
