@@ -17,8 +17,13 @@ from mbdeploy.executing.work import LATENCY, Done, Work, list_phases, name_resou
 from mbdeploy.executing.worker import do_work, raise_error, read_versions, refuse_versions, stop_run
 
 _CONNECT_S = 10.0
-#: How long a cluster without any worker is waited for, how often it is asked, and how often answers are looked for.
-_ALONE_S, _ASK_S, _LOOK_S = 60.0, 5.0, 0.01
+#: How long an answer that is ready may take to arrive: on a host with four processes a core 10 s were too short.
+_READ_S = 120.0
+#: How long a cluster without any worker is waited for (on such a host a new one takes half a minute to start), how
+#: often it is asked, and how often answers are looked for.
+_ALONE_S, _ASK_S, _LOOK_S = 120.0, 5.0, 0.01
+#: A LocalCluster parts for good with a worker that it has not seen for 15 s, even while a new one is starting.
+_PATIENCE = {"distributed.deploy.lost-worker-timeout": "1 hour"}
 _INSTALL = "run `pip install mbdeploy[cluster]`"
 
 
@@ -34,6 +39,7 @@ class ClusterExecutor:
 
     def __init__(self, word: str) -> None:
         try:
+            import dask
             import distributed
         except ImportError as error:
             raise UnavailableError(
@@ -41,9 +47,11 @@ class ClusterExecutor:
             ) from error
         self._distributed: Any = distributed
         self._word = word
-        self._cluster = _start_local(distributed, word) if word.startswith("local:") else None
-        self._client = None
+        self._settings = contextlib.ExitStack()
+        self._settings.enter_context(dask.config.set(_PATIENCE))
+        self._cluster = self._client = None
         try:
+            self._cluster = _start_local(distributed, word) if word.startswith("local:") else None
             self._client = _connect(distributed, word, self._cluster)
             self._versions = read_versions()
             self._workers = self._client.run(read_versions, on_error="return")
@@ -84,6 +92,7 @@ class ClusterExecutor:
                 with contextlib.suppress(OSError, TimeoutError):
                     part.close(timeout=_CONNECT_S)
         self._client = self._cluster = None
+        self._settings.close()
 
     def _run(self, works: Sequence[Work]) -> Generator[Done, None, None]:
         """One phase. Items of one resource take turns: elsewhere the scheduler sees to it, as one worker has it; where
@@ -154,7 +163,7 @@ class ClusterExecutor:
 
     def _read(self, future: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = future.result(timeout=_CONNECT_S)
+            answer: dict[str, Any] = future.result(timeout=_READ_S)
         except self._distributed.KilledWorker as error:
             raise StepError(
                 where=self._word,

@@ -72,6 +72,22 @@ def test_a_run_on_a_cluster_that_is_left_stops_its_items_and_a_deadly_item_is_gi
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+def test_a_worker_that_takes_long_to_start_again_is_waited_for(make_works: Make) -> None:
+    import dask
+
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1ms"}):  # the start is long beside it
+        alone = ClusterExecutor("local:1")
+        try:
+            assert [one.value for one in alone.run(make_works("die_once", 1))] == [{"square": 0}]
+        finally:
+            alone.close()
+        assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1ms"
+
+
+@needs_dask
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 def test_a_cluster_that_has_lost_all_its_workers_is_not_waited_for_for_ever(
     make_works: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
