@@ -266,6 +266,22 @@ def test_an_attribute_that_hardly_varies_may_be_constant() -> None:
     assert compare_outputs(reference, output).degenerate is not None
 
 
+def test_an_attribute_that_varies_within_one_shard_and_not_in_the_other_is_not_lost() -> None:
+    reference, output = make_detections()
+    output[0, 4:], output[1, 4:] = 0.5, 0.5
+    output[1, 4:, 0] = 0.1
+    one, other = (sum_outputs(reference[k : k + 1], output[k : k + 1]) for k in range(2))
+    assert finish_sums(one).degenerate is not None
+    assert finish_sums(merge_sums(one, other)).degenerate is None
+    assert finish_sums(merge_sums(other, one)).degenerate is None
+
+
+def test_an_attribute_that_is_nothing_in_both_is_not_lost() -> None:
+    reference, output = make_detections()
+    reference[:, 4:] = output[:, 4:] = 0
+    assert compare_outputs(reference, output).degenerate is None
+
+
 def test_an_attribute_counts_over_all_shards() -> None:
     reference, output = make_detections()
     output[:, 4:] = np.arange(3).reshape(3, 1, 1)
