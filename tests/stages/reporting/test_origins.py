@@ -131,7 +131,7 @@ def made(place: Path, make_onnx_card: Callable[..., Path]) -> tuple[Path, Told]:
             *("-o", folder / MAKERS["matrix:verify_matrix"]),
         )
         call(
-            *("bench", *models, "--explain", "--inputs", "photos", "--min-pairs", 3, "--warmup", 1, *quick, *wide),
+            *("bench", *models, "--explain", "--inputs", "./photos", "--min-pairs", 3, "--warmup", 1, *quick, *wide),
             *("--seed", 4, "-o", folder / MAKERS["bench_explain:explain"]),
         )
         call(
@@ -139,7 +139,7 @@ def made(place: Path, make_onnx_card: Callable[..., Path]) -> tuple[Path, Told]:
             *("-o", folder / MAKERS["evaluate"]),
         )
         call(
-            *("calibrate", models[0], "--calibration", "photos", "--num-calibration-samples", 2, "--seed", 6),
+            *("calibrate", models[0], "--calibration", "./photos", "--num-calibration-samples", 2, "--seed", 6),
             *("--calibration-method", "entropy", "--preprocess", "imagenet"),
         )
     return place / folder, told
