@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,17 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
+
+HAS_DASK = importlib.util.find_spec("distributed") is not None
+needs_dask = pytest.mark.skipif(not HAS_DASK, reason="needs Dask distributed: pip install 'mbdeploy[cluster]'")
+#: What tests with Dask have in common.
+DASK = (
+    needs_dask,
+    pytest.mark.cluster,
+    pytest.mark.filterwarnings("default"),  # Dask's own
+)
 
 
 class Cluster:

@@ -19,9 +19,7 @@ from mbdeploy.errors import EXIT_GATE_FAILED, EXIT_OK
 @click.option(
     "--against", type=Path, metavar="FILE", help="The float ONNX file it was made from: weights to repair with."
 )
-@click.option(
-    "--data", type=options.DATA, metavar="DATA", help="Images: what does clip on them, and how far outputs are off."
-)
+@click.option("--data", type=options.DATA, help="Images: what does clip on them, and how far outputs are off.")
 @click.option("--num-samples", type=click.IntRange(1, 10_000_000), show_default="16", help="How many of them.")
 @options.preprocess
 @options.providers

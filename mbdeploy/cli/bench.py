@@ -37,7 +37,6 @@ from mbdeploy.results import SCHEMA_VERSION
 @click.option(
     "--inputs",
     type=options.DATA,
-    metavar="DATA",
     help="Images: golden.npz or any data.  [default: the golden.npz beside]",
 )
 @options.preprocess

@@ -19,7 +19,6 @@ from mbdeploy.cli.screen import Screen
 @click.option(
     "--data",
     type=options.DATA,
-    metavar="DATA",
     required=True,
     help="Labelled images: a folder a class, CSV, .tar, .parquet.",
 )

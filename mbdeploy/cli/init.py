@@ -25,9 +25,7 @@ _MAKING = ("output", "ci", "name", "preprocess", "input_shape", "calibration", "
 @click.option("--name", metavar="NAME", help="The card's name.  [default: the function's]")
 @options.preprocess
 @making.input_shape
-@click.option(
-    "--calibration", type=options.DATA, metavar="DATA", show_default="photos", help="Images to calibrate with."
-)
+@click.option("--calibration", type=options.DATA, show_default="photos", help="Images to calibrate with.")
 @click.option(
     "--num-calibration-samples", type=click.IntRange(1, 10_000_000), show_default="128", help="How many of them."
 )

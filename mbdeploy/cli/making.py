@@ -53,7 +53,7 @@ open_shape = click.option(
     help="Fix the size of the image, such as 3,320,320, where the file leaves it open.",
 )
 golden = take_options(
-    click.option("--golden-data", type=DATA, metavar="DATA", help="Images of golden.npz.  [default: the card's]"),
+    click.option("--golden-data", type=DATA, help="Images of golden.npz.  [default: the card's]"),
     click.option(
         "--num-golden-samples",
         type=click.IntRange(1, 100_000),
@@ -72,7 +72,6 @@ calibrating = take_options(
     click.option(
         "--calibration",
         type=DATA,
-        metavar="DATA",
         help="Images: a folder, a manifest's name or file, a CSV, or an .npz of inputs.",
     ),
     click.option(
@@ -119,7 +118,6 @@ goals = take_options(
     click.option(
         "--search-data",
         type=DATA,
-        metavar="DATA",
         help="Images to judge by; labelled ones for --max-drop.  [default: the calibration's, but for those used]",
     ),
     click.option(

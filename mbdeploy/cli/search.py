@@ -20,7 +20,7 @@ from mbdeploy.cli.screen import Screen
 @making.families
 @options.provider
 @options.threads
-@click.option("--data", type=options.DATA, metavar="DATA", help="Labelled images, by which quality is judged.")
+@click.option("--data", type=options.DATA, help="Labelled images, by which quality is judged.")
 @click.option("--limit", type=click.IntRange(1, 10_000_000), help="Judge results by so many of them.  [default: all]")
 @click.option(
     "--quality",

@@ -19,9 +19,7 @@ from mbdeploy.cli.screen import Screen
 @making.families
 @options.providers
 @options.many_threads
-@click.option(
-    "--data", type=options.DATA, metavar="DATA", help="Labelled images, for accuracy where weights are trained."
-)
+@click.option("--data", type=options.DATA, help="Labelled images, for accuracy where weights are trained.")
 @click.option("--limit", type=click.IntRange(1, 10_000_000), help="Use so many of them.  [default: all]")
 @options.min_duration
 @options.processes

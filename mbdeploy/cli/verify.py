@@ -28,7 +28,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 @click.option(
     "--reference", type=Path, metavar="FILE", help="An FP32 ONNX file to compare with instead (needs --data)."
 )
-@click.option("--data", type=options.DATA, metavar="DATA", help="Images for --reference.")
+@click.option("--data", type=options.DATA, help="Images for --reference.")
 @click.option("--num-samples", type=click.IntRange(1, 10_000_000), show_default="64", help="How many of them.")
 @options.preprocess
 @options.providers

@@ -89,8 +89,7 @@ def find_data(source: str | Path, card_dir: Path) -> str:
     """
     if is_manifest(source):
         return str(source)
-    found = str(_find(source, card_dir))
-    return f"./{found}" if is_manifest(found) else found
+    return name_path(str(_find(source, card_dir)))
 
 
 def settle_quantization(card: ModelCard, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,6 +110,11 @@ def settle_quantization(card: ModelCard, given: Mapping[str, Any]) -> dict[str, 
 def is_manifest(source: str | Path) -> bool:
     """Whether a word is the name of a manifest; then no file of that name is meant."""
     return str(source) in {path.stem for path in assets.list_assets("calibration", ".toml")}
+
+
+def name_path(path: str) -> str:
+    """The word for what lies at a relative path: one that names no manifest."""
+    return f"./{path}" if is_manifest(path) else path
 
 
 def _find(source: str | Path, card_dir: Path | None) -> Path:

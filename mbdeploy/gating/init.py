@@ -12,7 +12,7 @@ import msgspec
 
 from mbdeploy import artifact, model_file
 from mbdeploy.card import Budgets, ModelCard, Quantization, Weights, load_card
-from mbdeploy.data import find_data, is_manifest, resolve_preprocess
+from mbdeploy.data import find_data, is_manifest, name_path, resolve_preprocess
 from mbdeploy.errors import OutputError, UsageError
 from mbdeploy.gating.budgets import Budget, check_text, derive_budgets, replace_lines
 from mbdeploy.gating.card_text import write_card
@@ -185,8 +185,12 @@ def _name_data(source: str, folder: Path) -> str:
     found = find_data(source, Path())
     if is_manifest(found) or Path(found).is_absolute():
         return found
-    found = Path(os.path.relpath(found, folder)).as_posix()
-    return f"./{found}" if is_manifest(found) else found
+    return name_path(_lead_to(found, folder))
+
+
+def _lead_to(path: str, folder: Path) -> str:
+    """The path as a card in ``folder`` says it."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _is_file(source: str) -> bool:
@@ -196,7 +200,7 @@ def _is_file(source: str) -> bool:
 def _find_weights(source: str, folder: Path) -> Weights:
     if not _is_file(source):
         return Weights(seed=0)
-    return Weights(file=Path(os.path.relpath(source, folder)).as_posix(), sha256=model_file.digest_model(Path(source)))
+    return Weights(file=_lead_to(source, folder), sha256=model_file.digest_model(Path(source)))
 
 
 def _refuse_existing(place: Path, *, force: bool) -> None:

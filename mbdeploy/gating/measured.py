@@ -11,7 +11,7 @@ from mbdeploy.card import ModelCard
 from mbdeploy.gating.report import Gate
 from mbdeploy.gating.rules import IDS, PLACEMENT
 from mbdeploy.gating.versions import judge_latency
-from mbdeploy.results import BenchRun, Check, ParityReport
+from mbdeploy.results import BenchRun, Check, ParityReport, split_subject
 from mbdeploy.stages.facts import LatencyFacts, ParityFact, derive_latency, derive_parity
 from mbdeploy.stages.parity import GATES
 
@@ -48,12 +48,12 @@ def collect_gates(card: ModelCard, measured: Measured, tolerance: float = 0.05) 
     """Every gate of the card: parity first, then time, where the card bounds it."""
     gates = []
     for check in measured.checks:
-        variant, _, rest = check.subject.partition(" on ")
+        variant, _, provider = split_subject(check)[0].partition(" on ")
         gates.append(
             Gate(
                 card=card.name,
                 variant=variant,
-                provider=rest.partition(", output ")[0],
+                provider=provider,
                 rule=IDS.get(check.name, PLACEMENT),
                 check=check,
                 budget=_BUDGETS.get((check.name, variant), ""),

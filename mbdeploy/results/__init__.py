@@ -14,6 +14,7 @@ from mbdeploy.results.parity import (
     is_about,
     name_gate,
     name_subject,
+    split_subject,
 )
 from mbdeploy.results.timing import BenchRun, Series
 
@@ -40,4 +41,5 @@ __all__ = [
     "is_about",
     "name_gate",
     "name_subject",
+    "split_subject",
 ]

@@ -54,14 +54,20 @@ def name_subject(model: str, provider: str, output: str = "") -> str:
     return f"{model} on {provider}" + (f"{_OUTPUT}{output}" if output else "")
 
 
+def split_subject(check: Check) -> tuple[str, str]:
+    """What a gate is on, and which output of it ("" where there is one)."""
+    subject, _, output = check.subject.partition(_OUTPUT)
+    return subject, output
+
+
 def is_about(check: Check, model: str, provider: str) -> bool:
     """Whether a gate is on this model there, or on one of its outputs."""
-    return check.subject.partition(_OUTPUT)[0] == name_subject(model, provider)
+    return split_subject(check)[0] == name_subject(model, provider)
 
 
 def name_gate(check: Check) -> str:
     """A gate in words: its metric, and the output where the model has several."""
-    output = check.subject.partition(_OUTPUT)[2]
+    _, output = split_subject(check)
     return check.name + (f" of {output}" if output else "")
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from clusters import HAS_DASK, needs_dask
 
 from mbdeploy.errors import StepError, UnavailableError, UsageError
 from mbdeploy.executing import Store, Work, open_executor, submit
@@ -17,8 +17,6 @@ from mbdeploy.executing.work import LATENCY
 from mbdeploy.executing.worker import read_versions, refuse_versions
 
 Make = Callable[..., list[Work]]
-HAS_DASK = importlib.util.find_spec("distributed") is not None
-needs_dask = pytest.mark.skipif(not HAS_DASK, reason="needs Dask distributed: pip install 'mbdeploy[cluster]'")
 
 
 @pytest.fixture

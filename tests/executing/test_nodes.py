@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import threading
@@ -14,32 +13,21 @@ from typing import Any
 
 import msgspec
 import pytest
-from clusters import Cluster, end
+from clusters import DASK, Cluster, end
 
 from mbdeploy.errors import MbdeployError, UnavailableError
 from mbdeploy.executing import Store, Work, open_executor, submit
 from mbdeploy.executing.proxy import plan_worker
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("distributed") is None,
-        reason="needs Dask distributed: pip install 'mbdeploy[cluster]'",
-    ),
-    pytest.mark.cluster,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("default"),  # Dask's own
-]
+pytestmark = [*DASK, pytest.mark.slow]
 Make = Callable[..., list[Work]]
 
 
 @pytest.fixture
 def cluster(make_works: Make, tmp_path: Path) -> Iterator[Cluster]:
     """A scheduler without nodes."""
-    made = Cluster(tmp_path)
-    try:
+    with contextlib.closing(Cluster(tmp_path)) as made:
         yield made
-    finally:
-        made.close()
 
 
 def read_calls(folder: Path) -> list[tuple[int, int]]:
