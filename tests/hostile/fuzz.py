@@ -1,13 +1,15 @@
-"""Coverage-guided fuzzing of what parses foreign bytes in Python: ``python tests/hostile/fuzz.py TARGET [SECONDS]``.
+"""Coverage-guided fuzzing of what parses foreign bytes in Python: ``fuzz.py [--seconds N] [TARGET ...]``.
 
 Needs atheris (``pip install atheris``; Linux). A finding ends in an exit code that is not 0, with the traceback and the
-bytes. Targets: card, sidecar, preflight, archive, metadata.
+bytes. Targets: card, sidecar, preflight, archive, metadata; without one named all of them, each in a fork.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -103,28 +105,48 @@ def load_targets(folder: Path) -> dict[str, tuple[Callable[[bytes], None], Itera
     }
 
 
-def main() -> None:
-    """Fuzz one target for so many seconds."""
+def fuzz(target: Callable[[bytes], None], corpus: Path, seconds: int) -> None:
+    """Fuzz one target from the seeds in a folder; ends this process, with an exit code that is not 0 for a finding."""
     import atheris
 
-    name, seconds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else SECONDS
+    options = (
+        f"-max_total_time={seconds}",
+        f"-timeout={_SLOWEST_S}",
+        f"-rss_limit_mb={_MOST_MB}",
+        "-max_len=65536",
+        f"-artifact_prefix={corpus.parent}/",
+        "-print_final_stats=1",
+    )
+    atheris.Setup([sys.argv[0], *options, str(corpus)], target)
+    atheris.Fuzz()
+
+
+def main() -> None:
+    """Fuzz the targets one after another, each in a fork of this process, which has loaded them all."""
+    import atheris
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="TARGET")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mbdeploy-fuzz-") as scratch:
-        corpus = Path(scratch) / "corpus"
-        corpus.mkdir()
         with atheris.instrument_imports(include=["mbdeploy"]), contextlib.redirect_stdout(io.StringIO()):
-            target, seeds = load_targets(Path(scratch))[name]
-        for number, seed in enumerate(seeds):
-            (corpus / str(number)).write_bytes(seed)
-        options = [
-            f"-max_total_time={seconds}",
-            f"-timeout={_SLOWEST_S}",
-            f"-rss_limit_mb={_MOST_MB}",
-            "-max_len=65536",
-        ]
-        atheris.Setup(
-            [sys.argv[0], *options, f"-artifact_prefix={scratch}/", "-print_final_stats=1", str(corpus)], target
-        )
-        atheris.Fuzz()
+            targets = load_targets(Path(scratch))
+        failed = []
+        for name in arguments.targets or targets:
+            target, seeds = targets[name]
+            corpus = Path(scratch) / name
+            corpus.mkdir()
+            for number, seed in enumerate(seeds):
+                (corpus / str(number)).write_bytes(seed)
+            sys.stderr.write(f"fuzzing {name}\n")
+            pid = os.fork()
+            if pid == 0:
+                fuzz(target, corpus, arguments.seconds)
+            if os.waitpid(pid, 0)[1] != 0:
+                failed.append(name)
+    if failed:
+        sys.exit(f"found something: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
