@@ -76,6 +76,8 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo], size: int, bounds
     names: set[str] = set()
     for member in members:
         shown = show_name(member.filename)
+        if not member.filename:  # zipfile itself stumbles over it
+            raise refuse(path, "members with names", "one without", _TODO)
         if member.filename in names:
             raise refuse(path, "members of different names", f"two called {shown}")
         names.add(member.filename)

@@ -162,6 +162,7 @@ BUNDLES: dict[str, Callable[[], bytes]] = {
     "5,000 members.zip": lambda: zip_of({f"tiny/{k}": b"" for k in range(5_000)}, STORED),
     "a directory of 900,000.zip": lambda: fill_directory(900_000),
     "two of one name.zip": lambda: double(add_zip()),
+    "a member without a name.zip": lambda: add_zip(nameless=b"x").replace(b"tiny/nameless", b"\0iny/nameless"),
     "data that do not match.zip": lambda: flip(add_zip(STORED), 200),
     "cut.zip": lambda: add_zip()[:-60],
     "above its folder.zip": lambda: zip_of({**bundle_files(), "../owned": b"x"}),
