@@ -11,6 +11,7 @@ import base64
 import contextlib
 import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -130,27 +131,27 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=SECONDS, help="for each target")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="mbdeploy-fuzz-") as scratch:
+    scratch, parent, failed = Path(tempfile.mkdtemp(prefix="mbdeploy-fuzz-")), os.getpid(), []
+    try:
         with atheris.instrument_imports(include=["mbdeploy"]), contextlib.redirect_stdout(io.StringIO()):
-            targets = load_targets(Path(scratch))
-        failed = []
+            targets = load_targets(scratch)
         for name in arguments.targets or targets:
             target, seeds = targets[name]
-            corpus = Path(scratch) / name
+            corpus = scratch / name
             corpus.mkdir()
             for number, seed in enumerate(seeds):
                 (corpus / str(number)).write_bytes(seed)
             sys.stderr.write(f"fuzzing {name}\n")
             pid = os.fork()
             if pid == 0:
-                try:
-                    fuzz(target, corpus, arguments.seconds)
-                except SystemExit as ended:  # else the child would remove the folder
-                    os._exit(0 if ended.code in (None, 0) else 1)
+                fuzz(target, corpus, arguments.seconds)
             if os.waitpid(pid, 0)[1] != 0:
                 failed.append(name)
-        for found in sorted(Path(scratch).glob("*-*")):
+        for found in sorted(scratch.glob("*-*")):
             sys.stderr.write(f"{found.name}: {base64.b64encode(found.read_bytes()).decode()}\n")
+    finally:
+        if os.getpid() == parent:  # a child ends by an exception
+            shutil.rmtree(scratch)
     if failed:
         sys.exit(f"found something: {', '.join(failed)}")
 
