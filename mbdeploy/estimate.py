@@ -195,10 +195,7 @@ def _tango_score(gained: int, lost: int, n: int, delta: float) -> float:
     # The share of cases that only the first hits, most likely under that difference.
     share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)
     variance = n * (2 * share + delta * (1 - delta))
-    above = gained - lost - n * delta
-    if variance <= 0:
-        return math.copysign(math.inf, above) if above else 0.0
-    return above / math.sqrt(variance)
+    return (gained - lost - n * delta) / math.sqrt(variance) if variance > 0 else 0.0
 
 
 def _find_root(function: Any, low: float, high: float) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -232,3 +233,34 @@ def write_photos(folder: Path, *, count: int, seed: int = 0) -> None:
         height, width = 24 + 4 * index, 40 - 2 * index
         coarse = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"photo_{index}.png")
+
+
+@pytest.fixture
+def stand_in_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program called qemu-x86_64 that knows two CPUs and runs what follows on the real one."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the x86 emulator runs this machine's Python, which is not x86 code")
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "qemu-x86_64"
+    program.write_text(
+        "#!/bin/sh\n"
+        'if [ "$1" = --version ]; then echo "qemu-x86_64 version 9.9.9 (made up)"; exit 0; fi\n'
+        'if [ "$2" = help ]; then echo "x86 Haswell   (alias)"; echo "x86 Skylake-Client-v1   Intel"; exit 1; fi\n'
+        'shift 2; exec "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return program
+
+
+@pytest.fixture
+def real_qemu() -> None:
+    """Skip where qemu's emulator of x86 is not installed, or this machine has no x86 code to emulate."""
+    from mbdeploy.errors import UnavailableError
+    from mbdeploy.targets import open_target, parse_provider
+
+    try:
+        open_target(parse_provider("cpu@qemu:haswell"))
+    except UnavailableError as error:
+        pytest.skip(str(error))

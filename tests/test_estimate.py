@@ -195,6 +195,29 @@ def test_no_changed_answer_still_leaves_an_interval() -> None:
     assert found.low == pytest.approx(-found.high)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 12])
+def test_so_it_does_with_a_handful_of_cases(n: int) -> None:
+    found = estimate_paired_difference(0, 0, n)
+    assert found.high == pytest.approx(3.841459 / (n + 3.841459), abs=1e-6)
+    assert found.low == pytest.approx(-found.high)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n"), [(8, 0, 200), (7, 0, 50), (0, 6, 40), (10, 3, 50), (1, 1, 9), (12, 40, 300)]
+)
+def test_the_ends_of_a_paired_interval_are_as_unlikely_as_its_confidence_says(gained: int, lost: int, n: int) -> None:
+    """The score at either end is the quantile, with the likeliest share of losses found by trying them all."""
+    found = estimate_paired_difference(gained, lost, n)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+        least, most = max(0.0, -end), (1 - end) / 2
+        losses = np.linspace(least, most, 400_001)[1:-1]
+        likelihood = gained * np.log(losses + end) + lost * np.log(losses)
+        likelihood += (n - gained - lost) * np.log(1 - 2 * losses - end) if n > gained + lost else 0.0
+        share = losses[np.argmax(likelihood)]
+        score = (gained - lost - n * end) / math.sqrt(n * (2 * share + end - end**2))
+        assert score == pytest.approx(sign * 1.959964, abs=2e-3)
+
+
 def test_the_paired_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     inside = 0

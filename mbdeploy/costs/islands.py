@@ -11,6 +11,7 @@ from mbdeploy.costs.graph import Graph, Node, is_fused, is_view
 from mbdeploy.costs.report import Evidence, Finding
 from mbdeploy.costs.subject import Subject, say, worst_first
 from mbdeploy.model_file import copy_model
+from mbdeploy.quant.norms import find_norms
 from mbdeploy.quant.prepare import expand_hard_swish, find_absorbable
 from mbdeploy.quant.qdq import QUANTIZED_OPERATORS, Plan
 
@@ -76,9 +77,10 @@ def _predict_float(subject: Subject) -> dict[str, str]:
     for name in {name for node in model.graph.node for name in (*node.input, *node.output)}:
         dtype = subject.graph.dtypes.get(name, onnx.TensorProto.FLOAT)
         model.graph.value_info.append(helper.make_tensor_value_info(name, dtype, None))
-    absorbed = {gate.name for gate, _ in find_absorbable(model)}
+    ranks = {name: len(shape) for name, shape in subject.graph.shapes.items()}
+    turned = {gate.name for gate, _ in find_absorbable(model)} | {node.name for node in find_norms(model, ranks)}
     excluded = Plan(model).excluded
-    return {swishes.get(name, name): reason for name, reason in excluded.items() if name not in absorbed}
+    return {swishes.get(name, name): reason for name, reason in excluded.items() if name not in turned}
 
 
 def _why_float(graph: Graph, node: Node) -> str:

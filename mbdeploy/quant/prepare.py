@@ -13,13 +13,14 @@ from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import copy_model
 from mbdeploy.quant.gates import read_slope
+from mbdeploy.quant.norms import turn_norms
 
 
 def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that the quantizer can work on: named nodes, constants as initializers, no HardSwish, nothing shared.
 
     Two convolutions that share a bias (exporters merge equal ones) need two scales, so they get two biases;
-    one without a bias gets zeros, which bias correction can move.
+    one without a bias gets zeros, which bias correction can move. Norms between int8 become convolutions.
     """
     prepared = copy_model(model)
     graph = prepared.graph
@@ -64,6 +65,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             tensors.add(node.input[2])
     _absorb_hard_sigmoids(prepared, tensors)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(prepared)
+    turn_norms(inferred)
     return inferred
 
 

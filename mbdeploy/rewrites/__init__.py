@@ -30,6 +30,7 @@ REWRITES: dict[str, str] = {
     "pad_into_conv": "mbdeploy.rewrites.borrowed:pad_into_conv",
     "batch_norm_into_conv": "mbdeploy.rewrites.borrowed:batch_norm_into_conv",
     "affine_into_conv": "mbdeploy.rewrites.affine_into_conv:affine_into_conv",
+    "merge_parallel_convs": "mbdeploy.rewrites.merge_parallel_convs:merge_parallel_convs",
     "matmul_add_to_gemm": "mbdeploy.rewrites.matmul_add_to_gemm:matmul_add_to_gemm",
     "mean_to_global_pool": "mbdeploy.rewrites.mean_to_global_pool:mean_to_global_pool",
     "hard_swish": "mbdeploy.rewrites.borrowed:hard_swish",

@@ -19,6 +19,7 @@ from mbdeploy.targets.emulation.prefix import (
     CPUS,
     PROGRAMS,
     SETUP,
+    X86_PROGRAMS,
     compose_command,
     find_onnxruntime,
     find_prefix,
@@ -39,7 +40,7 @@ class Emulator(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _EMULATORS = {
-    "x86_64": Emulator(programs=("qemu-x86_64", "qemu-x86_64-static"), known=("haswell",), machine="x86_64"),
+    "x86_64": Emulator(programs=X86_PROGRAMS, known=("haswell",), machine="x86_64"),
     "aarch64": Emulator(programs=PROGRAMS, known=CPUS),
 }
 
@@ -50,7 +51,7 @@ def open_qemu(argument: str) -> ProcessTarget:
     Without an architecture it is the one that has such a CPU, this machine's first.
 
     Raises:
-        UnavailableError: no qemu on the search path, or nothing it could emulate here.
+        UnavailableError: no qemu on the search path or in the prefix, or nothing it could emulate here.
         UsageError: a CPU model that this qemu does not know.
     """
     architecture, _, cpu = argument.partition(":")
@@ -81,19 +82,19 @@ def _find_architecture(cpu: str) -> str:
 
 def _list_known(architecture: str) -> list[str]:
     row = _EMULATORS[architecture]
-    emulator = find_emulator(row.programs)
+    emulator = find_emulator(row.programs, find_prefix())
     models = list_cpus(emulator) if emulator is not None else row.known
     return [model.lower() for model in models]
 
 
 def _open_native(row: Emulator, cpu: str) -> ProcessTarget:
-    emulator = find_emulator(row.programs)
+    emulator = find_emulator(row.programs, find_prefix())
     if emulator is None:
         raise UnavailableError(
             where=f"qemu:{cpu}",
-            expected=f"{row.programs[0]} on the search path",
+            expected=f"{row.programs[0]} on the search path, or where `{SETUP}` unpacks it",
             found="none",
-            todo="`apt-get install qemu-user`, or what your system calls qemu's user emulation",
+            todo=f"`{SETUP}`, or `apt-get install qemu-user`, or what your system calls qemu's user emulation",
         )
     found = _find_cpu(emulator, cpu)
     return _describe(emulator, found, (*emulator, "-cpu", found, sys.executable))

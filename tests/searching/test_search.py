@@ -216,7 +216,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(
     assert executor.asked == [] and not (tmp_path / "out").exists()
 
 
-def test_times_under_emulation_are_refused(card: str, tmp_path: Path) -> None:
+def test_times_under_emulation_are_refused(stand_in_qemu: Path, card: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="on which times do not exist"):
         search(
             [card],

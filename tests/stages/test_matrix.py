@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from mbdeploy.stages import matrix
 from mbdeploy.stages.bisect_runs import Cell, diverges, measure
 from mbdeploy.stages.matrix import verify_matrix
 from mbdeploy.stages.matrix_runs import WAYS
-from mbdeploy.targets import Session
+from mbdeploy.targets import Session, open_target, parse_provider
 from mbdeploy.targets.fake import FakeTarget
 from mbdeploy.tracing.cuts import Cut, quantize_only
 
@@ -334,10 +333,8 @@ def test_the_command_shows_cells_gates_and_where_it_begins(
 @pytest.mark.sweep
 @pytest.mark.emulation
 def test_saturation_on_a_cpu_without_vnni_is_traced_to_its_layer(
-    build_chain: Build, tmp_path: Path, images: np.ndarray
+    real_qemu: None, build_chain: Build, tmp_path: Path, images: np.ndarray
 ) -> None:
-    if shutil.which("qemu-x86_64") is None:
-        pytest.skip("needs qemu-x86_64")
     model = build_chain(layers=3, channels=4, zero=0)
     for tensor in model.graph.initializer:
         if tensor.name == "w2":  # neighbours of one sign, and as large as int8 can be
@@ -355,7 +352,7 @@ def test_saturation_on_a_cpu_without_vnni_is_traced_to_its_layer(
     one = report.divergences[0]
     assert (one.subject, one.cause, one.node) == ("q on cpu@qemu:haswell, default", "runtime", "conv2")
     script = Path(report.reduced[0]) / "show.py"
-    command = ["qemu-x86_64", "-cpu", "Haswell", sys.executable, str(script)]
+    command = [*open_target(parse_provider("cpu@qemu:haswell")).command, str(script)]  # type: ignore[attr-defined]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     lines = [line for line in done.stdout.splitlines() if "SQNR" in line]
     assert done.returncode == 10 and "inf dB" in lines[0] and "inf dB" not in lines[1], done.stderr

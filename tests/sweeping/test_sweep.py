@@ -22,7 +22,7 @@ def test_an_unknown_recipe_is_refused_before_anything_is_done(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_times_under_emulation_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+def test_times_under_emulation_are_refused_before_anything_is_built(stand_in_qemu: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="on which times do not exist"):
         sweep(["mobilenet_v1_025"], output=tmp_path / "out", providers=("cpu@qemu:haswell",), store=tmp_path / "store")
 

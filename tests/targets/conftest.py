@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,25 +69,6 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture
-def stand_in_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called qemu-x86_64 that knows two CPUs and runs what follows on the real one."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the x86 emulator runs this machine's Python, which is not x86 code")
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "qemu-x86_64"
-    program.write_text(
-        "#!/bin/sh\n"
-        'if [ "$1" = --version ]; then echo "qemu-x86_64 version 9.9.9 (made up)"; exit 0; fi\n'
-        'if [ "$2" = help ]; then echo "x86 Haswell   (alias)"; echo "x86 Skylake-Client-v1   Intel"; exit 1; fi\n'
-        'shift 2; exec "$@"\n'
-    )
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    return program
-
-
-@pytest.fixture
 def stand_in_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of programs called apt-get, apt-cache, dpkg-deb, qemu-aarch64 and (pip's) python, alone on the PATH.
 
@@ -117,13 +95,6 @@ def real_arm() -> None:
         open_target(parse_provider("arm@qemu:cortex-a53"))
     except UnavailableError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture
-def real_qemu() -> None:
-    """Skip where qemu's user emulator is not installed, or this machine has no x86 code to emulate."""
-    if platform.machine() != "x86_64" or not any(map(shutil.which, ("qemu-x86_64", "qemu-x86_64-static"))):
-        pytest.skip("needs qemu-x86_64 on the search path: apt-get install qemu-user")
 
 
 @pytest.fixture

@@ -14,7 +14,12 @@ WORDS = sys.argv[1:]
 PACKAGES = {
     "python3.11-minimal": ["usr/bin/python3.11", "usr/bin/python3.11-config", "usr/share/doc/readme"],
     "libstdc++6": ["usr/lib/aarch64-linux-gnu/libstdc++.so.6"],
-    "qemu-user": ["usr/bin/qemu-aarch64", "usr/bin/qemu-alpha", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"],
+    "qemu-user": [
+        "usr/bin/qemu-aarch64",
+        "usr/bin/qemu-x86_64",
+        "usr/bin/qemu-alpha",
+        "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+    ],
 }
 # CPU -> (HWCAP, HWCAP2, MIDR), as qemu 7.2 has them.
 CPUS = {

@@ -40,7 +40,8 @@ def test_a_cpu_that_this_qemu_cannot_be_is_refused_with_near_ones(stand_in_qemu:
         open_target(parse_provider("cpu@qemu:hasbeen"))
 
 
-def test_without_qemu_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_qemu_the_package_to_install_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(qemu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(UnavailableError, match="apt-get install qemu-user"):

@@ -28,6 +28,7 @@ from mbdeploy.targets.emulation.emulator import OWN, find_emulator, list_cpus, r
 from mbdeploy.targets.emulation.prefix import (
     CPUS,
     PROGRAMS,
+    X86_PROGRAMS,
     Manifest,
     find_onnxruntime,
     find_prefix,
@@ -169,7 +170,7 @@ def _unpack_emulator(place: Path, scratch: Path) -> list[Path]:
     debs = fetch_packages(open_apt(scratch / "apt-host", architecture), ["qemu-user"])
     unpack_packages(debs, place / OWN, scratch / "root-host")
     for path in (place / OWN / "usr" / "bin").iterdir():  # the package has an emulator for each of 30 architectures
-        if path.name not in PROGRAMS:
+        if path.name not in (*PROGRAMS, *X86_PROGRAMS):
             path.unlink()
     return debs
 

@@ -24,6 +24,8 @@ from mbdeploy.targets.providers import list_carriers
 #: The CPUs that a prefix is built for: in order, small boards, larger ones, servers, and all that qemu can.
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76", "neoverse-n1", "a64fx", "max")
 PROGRAMS = ("qemu-aarch64", "qemu-aarch64-static")
+#: The same package's emulator of x86, which runs this machine's own Python as another x86 CPU.
+X86_PROGRAMS = ("qemu-x86_64", "qemu-x86_64-static")
 #: The one command that builds what is missing.
 SETUP = "mbdeploy targets setup qemu"
 _MANIFEST = "manifest.json"
