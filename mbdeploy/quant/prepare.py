@@ -13,6 +13,8 @@ from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import copy_model
 from mbdeploy.quant.gates import read_slope
+from mbdeploy.quant.gelu import fuse_gelus
+from mbdeploy.quant.multipliers import spread_channels
 from mbdeploy.quant.norms import turn_norms
 
 
@@ -36,7 +38,9 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             node.name = _find_free(f"{node.op_type}_{position}", taken)
             taken[node.name] += 1
     expand_hard_swish(prepared)
+    fuse_gelus(prepared)
     split_padded_pools(prepared)
+    spread_channels(prepared)
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     weighted = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     others = (node for node in graph.node if node.op_type not in ("Conv", "Gemm", "MatMul"))

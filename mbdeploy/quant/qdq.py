@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from mbdeploy.quant.gates import Gate, find_gates, fold_gates
 from mbdeploy.quant.heads import find_heads
+from mbdeploy.quant.joining import find_joined
 from mbdeploy.quant.keeping import add_followers
 from mbdeploy.quant.layers import Layer, find_layers, spread_scales
 from mbdeploy.quant.ranges import ActivationScale
@@ -22,16 +23,20 @@ from mbdeploy.quant.recipes import Recipe
 #: Operators with an int8 kernel in ONNX Runtime's CPU provider, or that pass int8 through unchanged.
 QUANTIZED_OPERATORS = (
     "Conv Gemm MatMul Add Mul Concat Clip Relu LeakyRelu Sigmoid GlobalAveragePool AveragePool MaxPool "
-    "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Resize Pad"
+    "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Gather Resize Pad"
 ).split()
 _ASKED_FOR = "kept in float, as asked"
 _HEAD = "kept in float: part of a head whose boxes and scores no scale of 8 bits suits both"
+_JOINED = "kept in float: its neighbours have no int8 kernel"
 _UNSCALED = "no int8 kernel, and no scale that makes it bytes: activations are signed, or their range is too wide"
 _REMOVABLE = ("Clip", "Relu")
-_SHARES_INPUT_SCALE = "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split MaxPool AveragePool Resize".split()
+_SHARES_INPUT_SCALE = (
+    "Reshape Flatten Transpose Squeeze Unsqueeze Slice Split Gather MaxPool AveragePool Resize".split()
+)
 _FLOAT_REASONS = {
     "HardSigmoid": "no int8 kernel; bytes do for it only where it is 1/2 at 0, between int8 tensors with own scales",
     "PRelu": "no int8 kernel in ONNX Runtime's CPU provider",
+    "Gelu": "no int8 kernel in ONNX Runtime's CPU provider",
     "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
     "BatchNormalization": "follows no convolution that can take it in, or `mbdeploy simplify` did not run",
     "ReduceMean": "only global average pooling has an int8 kernel; run `mbdeploy simplify` first",
@@ -52,6 +57,8 @@ class Plan:
         for node in model.graph.node:
             if reason := _find_reason(node, weighted, constants):
                 self.excluded[node.name] = reason
+        for name in find_joined(model, self.excluded.keys() - asked):
+            self.excluded.setdefault(name, _JOINED)
         for name in find_heads(model):
             self.excluded.setdefault(name, _HEAD)
         self.layers = [layer for layer in self.layers if layer.node not in self.excluded]

@@ -33,6 +33,7 @@ REWRITES: dict[str, str] = {
     "merge_parallel_convs": "mbdeploy.rewrites.merge_parallel_convs:merge_parallel_convs",
     "matmul_add_to_gemm": "mbdeploy.rewrites.matmul_add_to_gemm:matmul_add_to_gemm",
     "mean_to_global_pool": "mbdeploy.rewrites.mean_to_global_pool:mean_to_global_pool",
+    "gelu": "mbdeploy.rewrites.gelu:gelu",
     "hard_swish": "mbdeploy.rewrites.borrowed:hard_swish",
     "share_constants": "mbdeploy.rewrites.borrowed:share_constants",
     "drop_unused": "mbdeploy.rewrites.borrowed:drop_unused",

@@ -7,6 +7,8 @@ import math
 import msgspec
 import onnx_ir as ir
 
+from mbdeploy.rewrites.reading import is_read_once, read_number, read_only_reader
+
 _CLOSE = 1e-5
 
 
@@ -39,11 +41,11 @@ def _read_ramp(node: ir.Node) -> _Ramp | None:
     if node.op_type != "Clip" or node.domain or len(node.inputs) != 3 or node.inputs[0].dtype != ir.DataType.FLOAT:
         return None
     shift = _read_affine(node.inputs[0].producer(), "Add", "Sub")
-    low, top = (_read_number(value) for value in node.inputs[1:])
-    if shift is None or low != 0 or not top or shift[1] != top / 2 or not _is_read_once(node.inputs[0]):
+    low, top = (read_number(value) for value in node.inputs[1:])
+    if shift is None or low != 0 or not top or shift[1] != top / 2 or not is_read_once(node.inputs[0]):
         return None
     factor = _read_affine(shift[0].producer(), "Mul", "Div") if top == 1 else None
-    if factor is None or factor[1] <= 0 or not _is_read_once(shift[0]):
+    if factor is None or factor[1] <= 0 or not is_read_once(shift[0]):
         return _Ramp(source=shift[0], slope=1.0, top=top)
     return _Ramp(source=factor[0], slope=factor[1], top=top)
 
@@ -52,17 +54,17 @@ def _find_end(clipped: ir.Value, top: float) -> tuple[ir.Node, ir.Value | None] 
     """The last node of what becomes a HardSigmoid, and the tensor that it is multiplied with, if any (rule 1)."""
     if top == 1:
         return clipped.producer(), None
-    first = _read_only_reader(clipped)
+    first = read_only_reader(clipped)
     if first is None or _is_inverse(first, clipped, top):
         return first and (first, None)
     other = next((value for value in first.inputs if value is not clipped), None)
     if first.op_type != "Mul" or first.domain or other is None:
         return None
-    last = _read_only_reader(first.outputs[0])
+    last = read_only_reader(first.outputs[0])
     if last is not None and _is_inverse(last, first.outputs[0], top):
         return last, other
     factor = _read_affine(other.producer(), "Mul", "Div")
-    if factor is not None and _is_read_once(other) and _is_inverse(other.producer(), factor[0], top):
+    if factor is not None and is_read_once(other) and _is_inverse(other.producer(), factor[0], top):
         return first, factor[0]
     return None
 
@@ -88,7 +90,7 @@ def _read_affine(node: ir.Node | None, plain: str, inverse: str) -> tuple[ir.Val
         return None
     for place in (0, 1) if node.op_type == plain else (0,):
         source = node.inputs[place]
-        number = _read_number(node.inputs[1 - place], rank=len(source.shape or ()))
+        number = read_number(node.inputs[1 - place], rank=len(source.shape or ()))
         if number is None:
             continue
         if node.op_type == plain:
@@ -97,19 +99,3 @@ def _read_affine(node: ir.Node | None, plain: str, inverse: str) -> tuple[ir.Val
             return source, -number
         return (source, 1 / number) if number else None
     return None
-
-
-def _read_number(value: ir.Value | None, rank: int = 0) -> float | None:
-    """A constant that is one number of no more axes than ``rank``, which would enlarge a result; else None."""
-    constant = None if value is None else ir.convenience.get_const_tensor(value)
-    if constant is None or constant.size != 1 or len(constant.shape) > rank:
-        return None
-    return float(constant.numpy().item())
-
-
-def _is_read_once(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _read_only_reader(value: ir.Value) -> ir.Node | None:
-    return next(iter(value.uses())).node if _is_read_once(value) else None
