@@ -73,9 +73,19 @@ class Plan:
         return list(dict.fromkeys(layer.input for layer in self.layers if layer.bias is not None))
 
     def list_float(self, placed: onnx.ModelProto) -> dict[str, str]:
-        """Why nodes stay in float, once it is placed: a gate does, too, where scales left it as it was."""
+        """Why nodes stay in float, once it is placed: a gate does, too, where scales left it as it was.
+
+        What computes shapes and indices is not in float.
+        """
         left = {node.name for node in placed.graph.node if node.op_type == "HardSigmoid"}
-        return {**self.excluded, **{gate.node: _UNSCALED for gate in self.gates if gate.node in left}}
+        others = {
+            value.name
+            for value in self.model.graph.value_info
+            if value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT
+        }
+        integers = {node.name for node in self.model.graph.node if {*node.output} <= others}
+        excluded = {name: reason for name, reason in self.excluded.items() if name not in integers}
+        return {**excluded, **{gate.node: _UNSCALED for gate in self.gates if gate.node in left}}
 
     def _choose_gates(self) -> list[Gate]:
         """Gates between tensors with scales of their own, which a merged Clip or Relu does not need as they are.

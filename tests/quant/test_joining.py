@@ -73,3 +73,9 @@ def test_the_plan_says_why_and_what_was_asked_for_draws_nothing_along() -> None:
     plan = Plan(prepare_model(model), keep_float=["z_4"])
     assert plan.excluded["s_2"] == "kept in float: its neighbours have no int8 kernel"
     assert set(plan.excluded) == {"e_1", "s_2", "n_3", "z_4"}
+
+
+def test_what_computes_shapes_is_not_in_float() -> None:
+    model = build("x = Conv (image, w) s = Shape (x) g = Gather (s, s) e = Exp (x) y = Conv (e, w)")
+    plan = Plan(prepare_model(model))
+    assert list(plan.list_float(plan.model)) == ["e_3"] and "s_1" in plan.excluded
