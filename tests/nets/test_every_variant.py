@@ -26,13 +26,14 @@ DRAWN = {
 }
 #: How many nodes stay in float, by operator; a family that is not named has none. docs/zoo.md says the same.
 FLOATS = {
-    "espnet": {"PRelu": 20, "BatchNormalization": 17, "ConvTranspose": 3},
-    "espnet features": {"PRelu": 16, "BatchNormalization": 15},
+    "espnet": {"PRelu": 20, "BatchNormalization": 17, "ConvTranspose": 3, "Concat": 1},
+    "espnet features": {"PRelu": 16, "BatchNormalization": 15, "Concat": 1},
     "espnetv2": {"PRelu": 57, "BatchNormalization": 17},
     "espnetv2 features": {"PRelu": 55, "BatchNormalization": 17},
 }
 REASONS = {
     "BatchNormalization": "follows no convolution that can take it in, or `mbdeploy simplify` did not run",
+    "Concat": "kept in float: its neighbours have no int8 kernel",
     "ConvTranspose": "no int8 kernel in ONNX Runtime's CPU provider",
     "PRelu": "no int8 kernel in ONNX Runtime's CPU provider",
 }
