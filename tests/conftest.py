@@ -257,10 +257,21 @@ def stand_in_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def real_qemu() -> None:
     """Skip where qemu's emulator of x86 is not installed, or this machine has no x86 code to emulate."""
+    skip_without("cpu@qemu:haswell")
+
+
+@pytest.fixture
+def real_arm() -> None:
+    """Skip where the emulation prefix has not been built."""
+    skip_without("arm@qemu:cortex-a53")
+
+
+def skip_without(word: str) -> None:
+    """Skip where this provider's target cannot be opened, with the reason that it gives."""
     from mbdeploy.errors import UnavailableError
     from mbdeploy.targets import open_target, parse_provider
 
     try:
-        open_target(parse_provider("cpu@qemu:haswell"))
+        open_target(parse_provider(word))
     except UnavailableError as error:
         pytest.skip(str(error))

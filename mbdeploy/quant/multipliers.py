@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mbdeploy.quant.names import find_free
+
 
 def spread_channels(model: onnx.ModelProto) -> None:
     """Repeat the channels that a Conv with more outputs than groups, and one input a group, reads; in place.
@@ -17,14 +19,6 @@ def spread_channels(model: onnx.ModelProto) -> None:
     graph = model.graph
     shapes = {tensor.name: tensor.dims for tensor in graph.initializer}
     taken = {*shapes, *(name for node in graph.node for name in (node.name, *node.input, *node.output))}
-
-    def name_new(stem: str) -> str:
-        name = stem
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        return name
-
     for place, node in reversed(list(enumerate(graph.node))):
         group = next((item for item in node.attribute if item.name == "group"), None)
         if node.op_type != "Conv" or group is None or group.i < 2 or node.input[1] not in shapes:
@@ -33,8 +27,10 @@ def spread_channels(model: onnx.ModelProto) -> None:
         if inputs != 1 or outputs == group.i:
             continue
         channels = np.repeat(np.arange(group.i), outputs // group.i)
-        spread, indices = name_new(f"{node.name}_spread"), name_new(f"{node.name}_channels")
+        parts = ("spread", "channels", "gather")
+        spread, indices, name = (find_free(f"{node.name}_{part}", taken) for part in parts)
+        taken.update((spread, indices, name))
         graph.initializer.append(numpy_helper.from_array(channels, indices))
-        gather = helper.make_node("Gather", [node.input[0], indices], [spread], name_new(f"{node.name}_gather"), axis=1)
+        gather = helper.make_node("Gather", [node.input[0], indices], [spread], name, axis=1)
         node.input[0], group.i = spread, outputs
         graph.node.insert(place, gather)

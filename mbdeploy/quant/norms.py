@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from mbdeploy.model_file import list_readers
+from mbdeploy.quant.names import find_free
 from mbdeploy.quant.qdq import QUANTIZED_OPERATORS
 
 #: Operators of int8, and those that become one: a norm before or behind, the gate of an h-swish.
@@ -56,13 +57,9 @@ def turn_norms(model: onnx.ModelProto) -> None:
         arrays = {"weight": scale.reshape(-1, *(1,) * (ranks[node.input[0]] - 1)), "bias": offset}
         if not all(np.isfinite(array).all() for array in arrays.values()):
             continue
-        for role, array in arrays.items():
-            name = f"{node.name}_{role}"
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            graph.initializer.append(numpy_helper.from_array(array, name))
-        names = [tensor.name for tensor in graph.initializer[-2:]]
+        names = [find_free(f"{node.name}_{role}", taken) for role in arrays]
+        taken.update(names)
+        graph.initializer.extend(map(numpy_helper.from_array, arrays.values(), names))
         node.CopyFrom(helper.make_node("Conv", [node.input[0], *names], node.output[:1], node.name, group=len(scale)))
 
 

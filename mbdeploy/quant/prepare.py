@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from mbdeploy.model_file import copy_model
 from mbdeploy.quant.gates import read_slope
 from mbdeploy.quant.gelu import fuse_gelus
 from mbdeploy.quant.multipliers import spread_channels
+from mbdeploy.quant.names import find_free
 from mbdeploy.quant.norms import turn_norms
 
 
@@ -35,7 +36,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
     taken: Counter[str] = Counter(node.name for node in graph.node)
     for position, node in enumerate(graph.node):
         if not node.name or taken[node.name] > 1:
-            node.name = _find_free(f"{node.op_type}_{position}", taken)
+            node.name = find_free(f"{node.op_type}_{position}", taken)
             taken[node.name] += 1
     expand_hard_swish(prepared)
     fuse_gelus(prepared)
@@ -56,7 +57,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             if seen[name] > 1:
                 copy = graph.initializer.add()
                 copy.CopyFrom(initializers[name])
-                copy.name = node.input[slot] = _find_free(f"{name}_{seen[name]}", tensors)
+                copy.name = node.input[slot] = find_free(f"{name}_{seen[name]}", tensors)
                 initializers[copy.name] = copy
                 tensors.add(copy.name)
         if node.op_type == "Gemm":
@@ -64,7 +65,7 @@ def prepare_model(model: onnx.ModelProto) -> onnx.ModelProto:
             _spread_bias(node, initializers)
         if node.op_type == "Conv" and len(node.input) == 2 and node.input[1] in initializers:
             zeros = np.zeros(initializers[node.input[1]].dims[0], np.float32)
-            node.input.append(_find_free(f"{node.name}_bias", tensors))
+            node.input.append(find_free(f"{node.name}_bias", tensors))
             graph.initializer.append(numpy_helper.from_array(zeros, node.input[2]))
             tensors.add(node.input[2])
     _absorb_hard_sigmoids(prepared, tensors)
@@ -85,7 +86,7 @@ def expand_hard_swish(model: onnx.ModelProto) -> dict[str, str]:
         if node.op_type != "HardSwish":
             nodes.append(node)
             continue
-        name, made = _find_free(f"{node.name}_gate", names), _find_free(f"{node.output[0]}_gate", tensors)
+        name, made = find_free(f"{node.name}_gate", names), find_free(f"{node.output[0]}_gate", tensors)
         nodes.append(helper.make_node("HardSigmoid", node.input, [made], name, alpha=1 / 6, beta=0.5))
         nodes.append(helper.make_node("Mul", [node.input[0], made], node.output, node.name))
         expanded[name] = node.name
@@ -118,7 +119,7 @@ def _absorb_hard_sigmoids(model: onnx.ModelProto, taken: set[str]) -> None:
         weight, bias = (tensors[name] for name in layer.input[1:])
         _change(weight, numpy_helper.to_array(weight) * slope)
         _change(bias, numpy_helper.to_array(bias) * slope + shift)
-        bounds = [_find_free(f"{node.name}_{end}", taken) for end in (0, 1)]
+        bounds = [find_free(f"{node.name}_{end}", taken) for end in (0, 1)]
         model.graph.initializer.extend(numpy_helper.from_array(np.float32(end), bounds[end]) for end in (0, 1))
         taken.update(bounds)
         node.CopyFrom(helper.make_node("Clip", [node.input[0], *bounds], node.output, node.name))
@@ -144,7 +145,7 @@ def split_padded_pools(model: onnx.ModelProto) -> None:
             continue
         if "ceil_mode" in attributes and attributes["ceil_mode"].i:
             continue  # what the last window would count beyond the padding is not padding
-        padded, by = _find_free(f"{node.input[0]}_padded", taken), _find_free(f"{node.name}_pads", taken)
+        padded, by = find_free(f"{node.input[0]}_padded", taken), find_free(f"{node.name}_pads", taken)
         taken.update((padded, by))
         half = len(pads) // 2
         widths = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
@@ -176,10 +177,3 @@ def _spread_bias(node: onnx.NodeProto, initializers: Mapping[str, onnx.TensorPro
     rows = next((item.i for item in node.attribute if item.name == "transB"), 0)
     spread = np.repeat(numpy_helper.to_array(bias).reshape(1), weight.dims[0 if rows else 1])
     _change(bias, spread)
-
-
-def _find_free(name: str, taken: Container[str]) -> str:
-    """The name, or the same with as many underscores as it takes to be a new one."""
-    while name in taken:
-        name += "_"
-    return name

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mbdeploy.rewrites.constants import add_constant
+from mbdeploy.rewrites.reading import is_read_once
 
 #: Operator → (weight factor, bias offset) of the constant c, for results ``conv op c``.
 _AS_SCALE = {"Mul": lambda c: c, "Div": lambda c: 1 / c}
@@ -39,7 +40,7 @@ def _match(node: ir.Node) -> tuple[ir.Node, NDArray[np.float64]] | None:
             continue
         result = conv.outputs[0]
         constants = [ir.convenience.get_const_tensor(side) for side in (*conv.inputs[1:], node.inputs[other])]
-        if None in constants or len(result.uses()) != 1 or result.is_graph_output():
+        if None in constants or not is_read_once(result):
             continue  # rule 1
         weight, constant = constants[0].numpy(), constants[-1].numpy()
         shape = (1,) * (weight.ndim - constant.ndim) + constant.shape

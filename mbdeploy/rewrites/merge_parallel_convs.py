@@ -8,6 +8,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from mbdeploy.rewrites.constants import add_constant
+from mbdeploy.rewrites.reading import is_read_once
 
 
 class _Branch(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -72,7 +73,7 @@ def _read_part(value: ir.Value | None, source: ir.Value) -> _Branch | _Affine | 
     node = None if value is None else value.producer()
     if node is None or not _is_linear(node) or node.inputs[0] is not source:
         return None
-    if len(node.outputs[0].uses()) != 1 or node.outputs[0].is_graph_output():
+    if not is_read_once(node.outputs[0]):
         return None
     constants = [ir.convenience.get_const_tensor(constant) for constant in node.inputs[1:] if constant is not None]
     if any(constant is None or constant.dtype != ir.DataType.FLOAT for constant in constants):

@@ -12,8 +12,6 @@ import pytest
 from boards import Board, serving_board
 from onnx import TensorProto, helper, numpy_helper
 
-from mbdeploy.errors import UnavailableError
-from mbdeploy.targets import open_target, parse_provider
 from mbdeploy.targets.emulation import build, prefix, wheels
 
 
@@ -86,15 +84,6 @@ def stand_in_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(prefix, "find_onnxruntime", lambda: "1.2.3")
     monkeypatch.setattr(build, "find_onnxruntime", lambda: "1.2.3")
     return folder
-
-
-@pytest.fixture
-def real_arm() -> None:
-    """Skip where the emulation prefix has not been built."""
-    try:
-        open_target(parse_provider("arm@qemu:cortex-a53"))
-    except UnavailableError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture
